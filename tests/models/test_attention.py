@@ -13,7 +13,7 @@ from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 
 import softmaxkit
 from conftest import tiny_model
-from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit import UQ, ConSmax, Exact, Exaq, Softermax
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.models.attention import NAME, UnsupportedError, attention_forward, boolean_mask
 from softmaxkit.models.patch import layers
@@ -147,6 +147,17 @@ def test_half_precision_models_get_the_hardware_integers() -> None:
     codes = weights * 2**15
     assert torch.equal(codes, codes.round())
     assert (codes > 2**8).any()
+
+
+@torch.no_grad()
+def test_autocast_does_not_round_the_hardware_integers() -> None:
+    model = softmaxkit.apply(tiny_model("llama"), Softermax(output=UQ(1, 15)), mode="integer")
+    layer = model.model.layers[0].self_attn
+    query, key, value = (torch.randn(1, heads, 6, 8).bfloat16() for heads in (4, 2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, weights = attention_forward(layer, query, key, value, None, is_causal=True)
+    expected = weights @ value.float().repeat_interleave(2, dim=1)
+    assert torch.equal(outputs, expected.bfloat16().transpose(1, 2))
 
 
 def test_dropout_applies_to_the_probabilities() -> None:

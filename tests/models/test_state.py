@@ -87,6 +87,20 @@ def test_checkpoints_without_the_buffer_still_load(tmp_path: Path) -> None:
     assert torch.equal(again(TOKENS).logits, model(TOKENS).logits)
 
 
+def test_a_replica_of_data_parallel_computes_the_integers_of_its_original(tmp_path: Path) -> None:
+    loaded = softmaxkit.load(softmaxkit.save(calibrated(ConSmax()), tmp_path))
+    module = layers(loaded)["transformer.h.0.attn"]
+    scores = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    before = module(scores)
+    # What torch.nn.parallel.replicate does, without the GPUs that it needs.
+    replica = module._replicate_for_data_parallel()
+    replica._former_parameters = {}
+    for name, parameter in module.named_parameters():
+        setattr(replica, name, parameter.detach().clone())
+        replica._former_parameters[name] = getattr(replica, name)
+    assert torch.equal(replica(scores), before)
+
+
 def test_reading_a_calibration_returns_a_copy() -> None:
     module = Exaq(share="head").module(heads=2, clip=[-2.0, -3.0])
     module.calibration["clip"][0] = -9.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -148,7 +148,10 @@ def attention_forward(
     else:
         probabilities = softmax(scores, mask).to(value.dtype)
     probabilities = nn.functional.dropout(probabilities, dropout, training=module.training)
-    output = torch.matmul(probabilities, value.to(probabilities.dtype)).to(value.dtype)
+    # Autocast would round the integers of the hardware to half precision.
+    is_integer = method is not None and method.mode == "integer"
+    with torch.autocast(query.device.type, enabled=False) if is_integer else nullcontext():
+        output = torch.matmul(probabilities, value.to(probabilities.dtype)).to(value.dtype)
     return output.transpose(1, 2).contiguous(), probabilities
 
 

@@ -76,9 +76,8 @@ def fused_output(
         if watcher is not None:
             watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
         return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
-    call, choice = choose(
-        method, *operands, dropout_p=dropout, scale=scaling, native_reasons=_reasons_against_native(method.mode)
-    )
+    against_native = _reasons_against_native(attention, method.mode)
+    call, choice = choose(method, *operands, dropout_p=dropout, scale=scaling, native_reasons=against_native)
     if call is not None and reasons:  # if the method has no fused kernel at all, that reason comes first
         choice = only_torch(query.device, *reasons)
     if watcher is not None:
@@ -116,9 +115,11 @@ def _are_captured() -> bool:
     return collected is not None and any("attentions" in name for name in collected)
 
 
-def _reasons_against_native(mode: str) -> list[str]:
+def _reasons_against_native(attention: nn.Module, mode: str) -> list[str]:
     """Return the reasons against the native kernels, which compute in 8 bits and have no gradient."""
     reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
+    if attention.training:  # gradient checkpointing runs it without gradients first, and later with them
+        reasons.append("the layer is in training mode; call model.eval()")
     if torch.is_grad_enabled():
         reasons.append("gradients are enabled, and the kernel has none; run the model under torch.no_grad()")
     return reasons

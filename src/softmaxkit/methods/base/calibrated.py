@@ -84,13 +84,17 @@ class Calibrated(nn.Module):
         Raises:
             ValueError: the method is not calibrated yet.
         """
-        if (frozen := self.frozen_for(self.parameters())) is not None:
+        if (frozen := self.frozen_for(self.learned_tensors())) is not None:
             return frozen
         # Compared by value, since fused optimisers do not bump the version counters of parameters.
-        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.parameters())
+        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.learned_tensors())
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build_constants())
         return self._built[1]
+
+    def learned_tensors(self) -> list[Tensor]:
+        """Return the learned parameters; in a replica that `nn.DataParallel` made, the tensors that it has instead."""
+        return [*self.parameters()] or [*getattr(self, "_former_parameters", {}).values()]
 
     @property
     def calibration(self) -> Mapping[str, Any]:
