@@ -255,6 +255,7 @@ def test_outputs_load_their_nets() -> None:
 
 
 @yosys
+@pytest.mark.slow
 def test_an_empty_cache_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit, designs = whole_table(), []
     for folder in ("one", "two", "two"):

@@ -30,13 +30,8 @@ def needs(family: str) -> Any:
     return pytest.mark.skipif(find(tool) is None, reason=f"needs {tool} (pip install 'softmaxkit[fpga]')")
 
 
-FAMILIES = [
-    pytest.param(family, marks=[needs(family), *([pytest.mark.slow] if family != "ice40" else [])])
-    for family in ROUTERS
-]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [pytest.param(family, marks=needs(family)) for family in ROUTERS])
 def test_figures_are_those_of_the_report(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     reports = []
     critical = placing_module._critical

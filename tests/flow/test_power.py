@@ -158,7 +158,8 @@ def test_a_flip_flop_at_rest() -> None:
 
 
 @yosys
-@pytest.mark.parametrize(("process", "period"), [("sky130", 5.0), pytest.param("asap7", 0.5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("process", "period"), [("sky130", 5.0), ("asap7", 0.5)])
 def test_thinned_tables_give_the_same_power(process: str, period: float) -> None:
     packaged, whole = library_of(process), full_library(process)
     netlist = mapped(consmax(), packaged).netlist

@@ -83,6 +83,9 @@ def test_a_compiler_reads_the_map(method: str, options: dict[str, Any], tmp_path
                 low, width, node = fields["word"]
                 assert (name, low, width) == (table.name, 0, table.bits)
                 assert (node.is_sw_writable, node.is_sw_readable) == (True, registers.readable)
+                # A copy has all bits of the widest word, also of a narrower one: what is written is read.
+                declared = sum(width for _, width, _ in fields.values())
+                assert declared == (registers.word_bits if registers.readable else table.bits)
     assert not found
 
 

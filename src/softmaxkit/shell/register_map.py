@@ -109,6 +109,11 @@ class RegisterMap:
     readable: bool
 
     @property
+    def word_bits(self) -> int:
+        """Width of the widest constant, which is what a copy stores of every word."""
+        return max(table.bits for table in self.tables)
+
+    @property
     def address_bits(self) -> int:
         """Width of byte addresses."""
         return (self.base + self.stride * self.sets - 1).bit_length()
@@ -190,7 +195,7 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
             Register(
                 "block_rows",
                 0x2C,
-                "rows per block, after which i restarts at 0",
+                "rows per block, after which i restarts at 0; if i has passed it, write block too",
                 (Field("rows", LENGTH_BITS, "write", 0, "0: i restarts only after 131,072 rows"),),
             ),
             Register(
