@@ -31,7 +31,7 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
     Args:
         model: a model to which `softmaxkit.apply` has been called.
         batches: the calibration set: tensors of token ids (batch, length), or dicts of the model's inputs. 25 batches
-            are usual.
+            are usual. Padded keys do not count; the rows of padded queries do, since transformers masks keys only.
 
     Returns:
         The same model.
