@@ -33,7 +33,7 @@ def softmax(
     Raises:
         ValueError: the mask does not broadcast, or a required parameter (EXAQ's clip) is missing.
         IndexError: there is no such dimension.
-        TypeError: the scores are not floating-point, or the method has no such parameter.
+        TypeError: the scores are not floating-point, the mask is a number, or the method has no such parameter.
 
     Example:
         >>> softmaxkit.softmax(np.array([0.0, 1.0]), softmaxkit.Softermax(), mode="integer")
@@ -45,6 +45,8 @@ def softmax(
 
     check_spec(spec)
     spec.require(parameters, softmax)
+    if type(mask) is int:  # torch.softmax takes dim without its name
+        raise TypeError(f"the third argument is the mask, got {mask}; pass the dimension by name, dim={mask}")
     if not isinstance(scores, torch.Tensor):
         scores = np.asarray(scores)
         if not np.issubdtype(scores.dtype, np.floating):

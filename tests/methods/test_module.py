@@ -259,6 +259,9 @@ def test_invalid_input_is_refused_with_a_remedy() -> None:
     scores, spec_class = torch.zeros(2, 3), type(BASELINE)
     with pytest.raises(ValueError, match=r"mask of shape \(2, 4\) does not broadcast to scores of shape \(2, 3\)"):
         softmaxkit.softmax(scores, BASELINE, mask=torch.ones(2, 4, dtype=torch.bool))
+    for of_torch in (scores, scores.numpy()):
+        with pytest.raises(TypeError, match="got -1; pass the dimension by name, dim=-1"):
+            softmaxkit.softmax(of_torch, BASELINE, -1)
     with pytest.raises(ValueError, match="a mask must be boolean"):
         softmaxkit.softmax(scores, BASELINE, mask=torch.zeros(2, 3))
     with pytest.raises(TypeError, match=r"scores (are|must be) floating"):
