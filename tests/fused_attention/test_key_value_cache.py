@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 
 from softmaxkit import ConSmax, KeyValueCache
+from softmaxkit.kernels.codes import BITS
 
 
 @pytest.mark.parametrize("queries", [1, 5])
@@ -48,3 +52,17 @@ def test_fewer_tokens_and_other_sequences(bits: int, bytes_of_token: int) -> Non
     with pytest.raises(IndexError):
         cache.select(torch.tensor([4]))
     assert cache.keys.shape == (4, 2, 20, 8)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_a_copy_made_in_inference_mode_grows(bits: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    key, value = (torch.randn(1, 2, 70, channels, generator=random) for channels in (8, 5))
+    cache = KeyValueCache(key, value, bits)
+    with torch.inference_mode():
+        copies = copy.deepcopy(cache), pickle.loads(pickle.dumps(cache))
+    cache.append(key, value)
+    for other in copies:
+        other.append(key, value)
+        assert torch.equal(other.keys, cache.keys)
+        assert torch.equal(other.values, cache.values)

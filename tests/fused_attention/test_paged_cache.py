@@ -208,15 +208,23 @@ def test_the_centre_of_a_pool_is_set_once() -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_pool_is_copied_and_saved(bits: int) -> None:
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_pool_is_copied_and_saved(bits: int, inference: bool) -> None:
     served = Served(bits)
     exact = served.pool.gather(served.tables, served.lengths)
     file = io.BytesIO()
     torch.save(served.pool, file)
     file.seek(0)
-    for other in (copy.deepcopy(served.pool), torch.load(file, weights_only=False)):
-        served.pool._keys.codes.zero_()
+    with torch.inference_mode(inference):
+        copies = copy.deepcopy(served.pool), torch.load(file, weights_only=False)
+    served.pool._keys.codes.zero_()
+    for other in copies:
         assert torch.equal(other.gather(served.tables, served.lengths)[0], exact[0])
+        other.copy_blocks(torch.tensor([[1, 0]]))
+        key, value = (torch.ones(1, KEY_HEADS, n) for n in (CHANNELS, VALUES))
+        other.reshape_and_cache(key, value, torch.tensor([0]))
+        found = other.gather(torch.tensor([[0], [1]]), torch.tensor([16, 16]))
+        assert torch.equal(found[0][0, :, 1:], found[0][1, :, 1:])
 
 
 def test_bfloat16_and_inference_mode() -> None:

@@ -93,12 +93,17 @@ def test_a_negative_scale_is_that_of_negated_queries(spec: Any, queries: int) ->
     query, key, value = inputs(1, 2, 30, 16)
     query, parameters = query[:, :, :queries], parameters_of(spec)
     cache = KeyValueCache(key, value)
-    for mode in ("float", "integer"):
+    for mode, is_causal in product(("float", "integer"), (False, True)):
+        options = {"is_causal": is_causal, "mode": mode, **parameters}
         minus, plus = (
-            softmaxkit.attention(sign * query, key, value, spec, scale=sign * 0.3, mode=mode, **parameters)
-            for sign in (-1, 1)
+            softmaxkit.attention(sign * query, key, value, spec, scale=sign * 0.3, **options) for sign in (-1, 1)
         )
         assert torch.equal(minus, plus)
+        flat, none = (
+            softmaxkit.attention(times * query, key, value, spec, scale=scale, **options)
+            for times, scale in ((1, 0.0), (0, 0.3))
+        )
+        assert torch.equal(flat, none)
     over_codes = [cache.attention(sign * query, spec, scale=sign * 0.3, **parameters) for sign in (-1, 1)]
     assert torch.equal(*over_codes)
 

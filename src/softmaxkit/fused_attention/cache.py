@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
 from softmaxkit.fused_attention.watch import LATEST, Watch
-from softmaxkit.kernels.codes import BITS, Cached, encode
+from softmaxkit.kernels.codes import BITS, Cached, encode, ordinary
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -74,7 +74,7 @@ class KeyValueCache:
             return
         with torch.inference_mode(False):  # the cache may grow later, in any mode
             encoded = [
-                store.encoded(self._length, tokens.clone() if tokens.is_inference() else tokens.detach())
+                store.encoded(self._length, ordinary(tokens).detach())
                 for store, tokens in zip(self._stores, (keys, values), strict=True)
             ]  # of both first, so that a failure leaves the cache as it was
             for store, codes in zip(self._stores, encoded, strict=True):

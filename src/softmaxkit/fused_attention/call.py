@@ -202,6 +202,8 @@ def scaled_dot_product(
     allowed = mask
     if bias is not None and mask is not None:
         allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
+    if is_causal and scale <= 0:  # torch's causal kernels mask scores before they scale them
+        query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
     result = functional.scaled_dot_product_attention(
         query,
         key,

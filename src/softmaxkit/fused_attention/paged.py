@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from softmaxkit.fused_attention.pool_checks import (
 )
 from softmaxkit.fused_attention.pool_keys import PoolKeys
 from softmaxkit.kernels.attention import check_shapes
-from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.codes import Cached, ordinary
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
@@ -91,6 +92,10 @@ class PagedKeyValueCache:
         if sample_keys is not None:
             check_samples(sample_keys, keys, dtype)
         self._pool_keys = PoolKeys(keys, sample_keys)
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Restore a copy or an unpickled pool, as `Cached` does."""
+        self.__dict__.update(state, _is_sound=ordinary(state["_is_sound"]))
 
     @property
     def _keys(self) -> Cached:

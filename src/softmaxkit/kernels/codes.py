@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +42,11 @@ class Cached:
     channels: int
     centre: Tensor | None = None
     factor: Tensor | None = None
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Restore a copy or an unpickled object: its cache may grow in any mode, whatever mode it is restored in."""
+        for name, x in state.items():
+            object.__setattr__(self, name, ordinary(x) if isinstance(x, Tensor) else x)
 
     @property
     def bits(self) -> int:
@@ -116,6 +123,12 @@ class Paged(Cached):
         codes = self.codes[self.table].transpose(1, 2).flatten(2, 3)[:, :, : self.tokens]
         steps = self.steps[self.table].permute(0, 2, 3, 1, 4).flatten(3, 4)[..., : self.tokens]
         return Cached(codes, steps, self.channels, self.centre, self.factor).decoded(dtype)
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Return the tensor, or a clone of one made in inference mode: such a one cannot be written to elsewhere."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
