@@ -1,5 +1,5 @@
 // Rows of bfloat16, 32 elements at a time: even and odd elements become float32 by a shift or a mask, and results are
-// rounded and interleaved again. The maximum is taken over integers.
+// rounded and interleaved again. The maximum is taken over the bits, as integers.
 #pragma once
 
 #include <utility>
@@ -51,18 +51,19 @@ inline void store_pairs(Streamed<bfloat16> to, __m512i pairs, __mmask32 some) {
     }
 }
 
-// The largest elements of a row, as integers with the order of bfloat16.
-struct OrderedPairs {
-    __m512i highest = _mm512_set1_epi16(INT16_MIN);
+// The largest element in each place of a row's vectors: that with the largest bits as a signed integer if any is
+// positive; otherwise that with the smallest, since the bits of negative elements order in reverse.
+struct LargestPairs {
+    __m512i as_signed = _mm512_set1_epi16(INT16_MIN), as_unsigned = _mm512_set1_epi16(-1);
 
-    static __m512i ordered(__m512i pairs) {  // its own inverse
-        return _mm512_xor_si512(pairs, _mm512_srli_epi16(_mm512_srai_epi16(pairs, 15), 1));
+    void add(__m512i pairs) {
+        as_signed = _mm512_max_epi16(as_signed, pairs);
+        as_unsigned = _mm512_min_epu16(as_unsigned, pairs);
     }
-    void add(__m512i pairs) { highest = _mm512_max_epi16(highest, ordered(pairs)); }
 
-    // The largest element; NaN if the largest integer in an even or odd place is one.
+    // The largest element; NaN if that in an even or odd place is one.
     float largest() const {
-        const __m512i pairs = ordered(highest);
+        const __m512i pairs = _mm512_mask_mov_epi16(as_signed, _mm512_movepi16_mask(as_signed), as_unsigned);
         const Vector halves[2] = {even(pairs), odd(pairs)};
         if (stdx::any_of(halves[0] != halves[0]) || stdx::any_of(halves[1] != halves[1])) return infinity - infinity;
         return stdx::hmax(larger(halves[0], halves[1]));
@@ -72,14 +73,14 @@ struct OrderedPairs {
 // The largest score; if the row contains NaN, the result may be NaN.
 template <bool with_mask>
 float row_maximum(const Scores<bfloat16, with_mask>& scores, int64_t keys) {
-    OrderedPairs pairs;
+    LargestPairs pairs;
     sweep_pairs(keys, [&](int64_t key, __mmask32 some) { pairs.add(load_pairs(scores, key, some)); });
     return pairs.largest();
 }
 
 // The largest score, and whether all are finite.
 inline std::pair<float, bool> maximum_if_finite(const Scores<bfloat16, false>& scores, int64_t keys) {
-    OrderedPairs pairs;
+    LargestPairs pairs;
     __m512i magnitude = _mm512_setzero_si512();
     sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
         const __m512i loaded = load_pairs(scores, key, some);

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 
+#include "exponential.hpp"
 #include "few_queries.hpp"
 #include "levels.hpp"
 #include "pool.hpp"
@@ -144,8 +145,9 @@ private:
             return static_cast<double>(stdx::reduce(sum));
         };
         if (how_.levels.count == 0) {
-            const float offset = how_.offsets[queries_.head_of(at.key_head, row)];
-            return all([&](const Vector& score) { return exp2(smaller(Vector(how_.limit), score - offset) * log2e); });
+            const Exponential of{how_.offsets[queries_.head_of(at.key_head, row)], how_.limit, log2e};
+            const Vector highest = of.highest_power();
+            return all([&](const Vector& score) { return exp2(smaller(highest, (score - of.offset) * log2e)); });
         }
         float highest = -infinity;
         const int64_t first = part - part % chunks_;

@@ -84,17 +84,17 @@ void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, c
 
 #if defined(__AVX512BW__)
 
-// level_bias + the level of up to 16 finite scores, as integers.
-template <int count, class Row, class Size>
-__m512i places_of(const Row& scores, int64_t key, Size size, float maximum, const Levels& levels) {
-    return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores(key, size) - maximum, levels)));
+// level_bias + the levels of 16 finite scores, as integers.
+template <int count>
+__m512i places_of(const Vector& scores, float maximum, const Levels& levels) {
+    return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores - maximum, levels)));
 }
 
 // The levels of 64 finite scores: as integers, in `whole`, and as bytes, in the order that `write_64` expects.
 template <int count, class Row>
 __m512i places_of_64(const Row& scores, int64_t key, float maximum, const Levels& levels, __m512i (&whole)[4]) {
     for (int part = 0; part < 4; ++part) {
-        whole[part] = places_of<count>(scores, key + part * width, Full{}, maximum, levels);
+        whole[part] = places_of<count>(scores(key + part * width, Full{}), maximum, levels);
     }
     // Each 128-bit lane has four bytes of each of the four vectors.
     return _mm512_packus_epi16(_mm512_packs_epi32(whole[0], whole[1]), _mm512_packs_epi32(whole[2], whole[3]));
@@ -106,11 +106,8 @@ __m512i places_of_64(const Scores<bfloat16, false>& scores, int64_t key, float m
     __m512i words[2];
     for (int part = 0; part < 2; ++part) {
         const __m512i pairs = load_pairs(scores, key + part * pairs_width, ~__mmask32{0});
-        const auto place = [&](const Vector& score) {
-            return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(score - maximum, levels)));
-        };
-        whole[2 * part] = place(even(pairs));
-        whole[2 * part + 1] = place(odd(pairs));
+        whole[2 * part] = places_of<count>(even(pairs), maximum, levels);
+        whole[2 * part + 1] = places_of<count>(odd(pairs), maximum, levels);
         words[part] = _mm512_or_si512(whole[2 * part], _mm512_slli_epi32(whole[2 * part + 1], 16));
     }
     return _mm512_packus_epi16(words[0], words[1]);  // each 128-bit lane has eight bytes of each half
@@ -171,7 +168,7 @@ float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& l
     const bool rest = key < keys;
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        const __m512i places = places_of<count>(scores, key, size, maximum, levels);
+        const __m512i places = places_of<count>(scores(key, size), maximum, levels);
         sums += Vector(_mm512_maskz_permutexvar_ps(first(size), places, table));
     }
     return count > 4 || rest ? sum + stdx::reduce(sums) : sum;
@@ -190,7 +187,7 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
     const __m512 result = _mm512_loadu_ps(values.data());
     for (; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        const __m512i some = places_of<count>(scores, key, size, maximum, levels);
+        const __m512i some = places_of<count>(scores(key, size), maximum, levels);
         put(to + key, Vector(_mm512_permutexvar_ps(some, result)), size);
     }
 }

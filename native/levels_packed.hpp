@@ -59,7 +59,7 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
     const int64_t packed = keys / 64 * 64;
     for (int64_t key = packed; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
-        const __m512i whole = places_of<count>(scores, key, size, maximum, levels);
+        const __m512i whole = places_of<count>(scores(key, size), maximum, levels);
         _mm512_mask_cvtepi32_storeu_epi8(places + key, first(size), whole);
     }
 #else

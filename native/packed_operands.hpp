@@ -6,6 +6,7 @@
 // that no query attends to do not influence the steps.
 #pragma once
 
+#include <numeric>
 #include <vector>
 
 #include "integer_matrix.hpp"
@@ -192,6 +193,21 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
     packed.step = top > least_magnitude ? top / largest_code : 0.0f;
     packed.of_mean = stdx::reduce(of_mean);
     return packed;
+}
+
+// The product of a query with the keys' mean, in float64.
+template <class T>
+double product(const T* query, const float* mean, int64_t channels) {
+    constexpr int64_t chains = 8;
+    std::array<double, chains> sums{};
+    int64_t channel = 0;
+    for (; channel + chains <= channels; channel += chains) {
+        for (int64_t chain = 0; chain < chains; ++chain) {
+            sums[chain] += double{to_float(query[channel + chain])} * double{mean[channel + chain]};
+        }
+    }
+    for (; channel < channels; ++channel) sums[0] += double{to_float(query[channel])} * double{mean[channel]};
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 }  // namespace softmaxkit

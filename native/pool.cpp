@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <memory>
+#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -17,15 +17,23 @@ namespace {
 using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 Parallel shared = nullptr;
 
-// Work in parts: each thread takes the next part until none is left.
+// Work in parts: each thread takes the next part until none is left, or one of them has thrown.
 struct Parts {
     const std::function<void(int64_t, int64_t)>& work;
     int64_t count, part;
     std::atomic<int64_t> next{0};
+    std::atomic_flag has_thrown{};
+    std::exception_ptr error{};  // the first; the caller rethrows it when all threads are done
 
-    void work_off() {
-        for (int64_t first = next.fetch_add(part); first < count; first = next.fetch_add(part)) {
-            work(first, std::min(first + part, count));
+    // An exception must not leave a thread, nor the caller's while others still use its stack.
+    void work_off() noexcept {
+        try {
+            for (int64_t first = next.fetch_add(part); first < count; first = next.fetch_add(part)) {
+                work(first, std::min(first + part, count));
+            }
+        } catch (...) {
+            next = count;
+            if (!has_thrown.test_and_set()) error = std::current_exception();
         }
     }
 };
@@ -107,6 +115,7 @@ void parallel_for(int64_t count, int64_t least, int threads, const std::function
     } else {
         pool().run(parts, static_cast<int>(useful));
     }
+    if (parts.error) std::rethrow_exception(parts.error);
 }
 
 void share_threads(uintptr_t gomp_parallel) { shared = reinterpret_cast<Parallel>(gomp_parallel); }

@@ -252,6 +252,17 @@ def test_lengths_equal_a_mask_in_the_kernel(kind: str, build: str) -> None:
         kernels.attend(many, many, many, call_of(Exaq()), lengths=torch.tensor([3]))
 
 
+@pytest.mark.parametrize("limit", [1e38, 1e300])
+def test_weights_beyond_float32_are_infinite(limit: float, build: str) -> None:
+    query, key, value = torch.full((1, 1, 1, 4), 10.0), torch.ones(1, 1, 5, 4), torch.ones(1, 1, 5, 4)
+    for offset in (-65.0, -69.0, -80.0, -300.0):  # of scores of 20; exp(88.8) is beyond float32
+        call = AttentionCall.by_exponential(torch.tensor(offset), limit)
+        result = kernels.attend(query, key, value, call).double()
+        truth = 5 * min(math.exp(20 - offset), limit)
+        truth = truth if truth < torch.finfo(torch.float32).max else math.inf
+        torch.testing.assert_close(result, torch.full_like(result, truth), rtol=1e-5, atol=0.0)
+
+
 def test_invalid_calls_are_rejected() -> None:
     tokens = torch.randn(1, 1, 5, 8)
     with pytest.raises(ValueError, match="bits must be 8 or 4, got 3"):

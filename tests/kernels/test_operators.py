@@ -163,3 +163,8 @@ def test_out_receives_the_result_and_is_checked() -> None:
     assert torch.equal(out, rows.softmax(scores))
     with pytest.raises(ValueError, match=r"out must be contiguous, \(3, 40\) torch.float32 on cpu, got \(3, 39\)"):
         rows.softmax(scores, out=torch.empty(3, 39))
+    both = torch.zeros(240)  # a row with NaN would be read again after its exponentials have replaced its scores
+    for first in (0, 1, 119):
+        with pytest.raises(ValueError, match="out must not share memory with the scores"):
+            rows.softmax(both[:120].view(3, 40), out=both[first : first + 120].view(3, 40))
+    assert rows.softmax(both[:120].view(3, 40), out=both[120:].view(3, 40)).sum().isclose(torch.tensor(3.0))

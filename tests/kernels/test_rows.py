@@ -209,6 +209,16 @@ def test_concurrent_callers_get_their_own_results() -> None:
         assert all(callers.map(call, range(4)))
 
 
+@pytest.mark.usefixtures("pool")
+def test_exceptions_reach_the_caller_from_every_thread() -> None:
+    kernels, keys, nothing = launch.loaded(), 2**60, [0, 0, 0, 0]  # no memory has room for the exponentials of a row
+    layout = kernels.Layout([1, 1, 1, 64], nothing, nothing, nothing, keys, 0, False, False)
+    with pytest.raises((MemoryError, ValueError)):
+        kernels.softmax_bfloat16(0, 0, 0, layout, 3)
+    scores = scores_of(64, 1000)
+    assert torch.equal(rows.softmax(scores)[5], rows.softmax(scores[5]))
+
+
 def test_unsupported_inputs_are_rejected() -> None:
     scores = scores_of(2, 3, 8)
     assert rows.softmax(torch.empty(3, 0)).shape == (3, 0)

@@ -128,6 +128,16 @@ def _check_out(out: Tensor, scores: Tensor) -> None:
         expected, actual = (f"{tuple(x.shape)} {x.dtype} on {x.device}" for x in (scores, out))
         layout = "" if out.is_contiguous() else ", not contiguous"
         raise ValueError(f"out must be contiguous, {expected}, got {actual}{layout}")
+    (begin, end), (first, last) = _addresses(out), _addresses(scores)
+    if max(begin, first) < min(end, last):
+        raise ValueError("out must not share memory with the scores, which kernels may read again; pass another tensor")
+
+
+def _addresses(values: Tensor) -> tuple[int, int]:
+    """Return the address of the first element, and that beyond the last."""
+    steps = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
+    begin = values.data_ptr()
+    return begin, begin + (steps + 1) * values.element_size() if values.numel() else begin
 
 
 def _axes(values: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False,
         scores: float32 or bfloat16 on the CPU, (..., queries, keys).
         mask: boolean, True where attended, broadcasts to the scores.
         is_causal: mask the keys after each query, with the last query aligned to the last key.
-        out: receives the result; contiguous, with the shape and dtype of the scores. Without it, allocating the result
-            takes longer than the kernel.
+        out: receives the result; contiguous, with the shape and dtype of the scores, not in their memory. Without it,
+            allocating the result takes longer than the kernel.
 
     Raises:
         RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.

@@ -1,0 +1,240 @@
+// One stripe of queries of attention with 8-bit products: their 16-bit scores with all keys; 8-bit weights from a table,
+// indexed by a score's distance below its row's maximum; and the products of the weights with the values.
+#pragma once
+
+#include <type_traits>
+
+#include "attention_row.hpp"
+#include "packed_operands.hpp"
+#include "seen.hpp"
+#include "tile_matrix.hpp"
+
+namespace softmaxkit {
+
+// The arguments of a call, and its keys and values in 8 bits, one element for each key head of each sequence.
+template <class T>
+struct AttentionOperands {
+    const Shape shape;
+    const Weights weights;
+    const double scale;
+    const T *query, *key, *value;
+    const uint8_t* mask;
+    T* result;
+    const SeenKeys seen{shape, mask};
+    std::vector<PackedKeys> keys{};
+    std::vector<PackedValues> values{};
+
+    int64_t key_head(int64_t batch, int64_t head) const {
+        return batch * shape.key_heads + head / (shape.heads / shape.key_heads);
+    }
+};
+
+// The queries of a stripe, with the working memory for them; a thread computes one stripe after the other.
+template <class T>
+class AttentionStripe {
+public:
+    AttentionStripe(const AttentionOperands<T>& of, int64_t rows)
+        : of_(of), padded_(rounded_up(of.seen.count(), panel)),
+          columns_(rounded_up(of.shape.value_channels, lanes)), bytes_(4 * key_steps(of.shape.channels)),
+          rows_(rows), whole_(rounded_up(of.shape.channels, width)), queries_(rows * bytes_), scores_(rows * padded_),
+          highest_(rows * panel), panel_weights_(rows * block * panel), sums_(rows * of.weights.planes),
+          totals_(rows * columns_) {}
+
+    // Computes the results of queries `first` to `last`; returns false, with invalid results, if one is not finite.
+    bool run(int64_t batch, int64_t head, int64_t first, int64_t last) {
+        const int64_t key_head = of_.key_head(batch, head);
+        const PackedKeys& keys = of_.keys[key_head];
+        const PackedValues& values = of_.values[key_head];
+        const int64_t panels = (of_.shape.seen(last - 1) + panel - 1) / panel;
+        count_ = last - first;
+        open_ = of_.shape.masked ? 0 : of_.shape.seen(first) / panel;
+        const bool finite = pack_queries(batch, head, first, last, keys);
+        score(keys, panels);
+        for (int64_t row = 0; row < count_; ++row) rows_[row].set_anchor(highest(row), of_.weights, head);
+        std::fill_n(sums_.data(), rows_.size() * of_.weights.planes, Sums{});
+        std::fill_n(totals_.data(), static_cast<int64_t>(rows_.size()) * columns_, 0.0f);
+        for (int64_t begin = 0; begin < panels; begin += block) add(values, begin, std::min(begin + block, panels));
+        for (int64_t row = 0; row < count_; ++row) finish(values, row, batch, head, first + row);
+        return finite;
+    }
+
+private:
+    static constexpr int64_t block = 8;  // panels of keys whose weights are in memory at a time
+
+    bool pack_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
+        const Shape& shape = of_.shape;
+        const int shift = score_shift(shape.channels);
+        std::fill(rows_.begin(), rows_.end(), Row{});
+        std::fill_n(queries_.data(), static_cast<int64_t>(rows_.size()) * bytes_, uint8_t(128));
+        bool finite = true;
+        for (int64_t index = first; index < last; ++index) {
+            Row& row = rows_[index - first];
+            const T* from = token(of_.query, shape.query, batch, head, index);
+            const PackedQuery query = pack_query(from, shape.channels, of_.scale, keys, whole_.data(),
+                                                 queries_.data() + (index - first) * bytes_, finite);
+            row.unit = std::ldexp(query.step, shift);
+            // The contribution of the keys' mean to the scores is added without quantisation.
+            if (!of_.weights.normalised) {
+                row.zero = of_.scale * product(from, keys.mean.data(), shape.channels) - double{query.step} * query.of_mean;
+            }
+            row.seen = shape.seen(index);
+            if (shape.masked) row.mask = token(of_.mask, shape.mask, batch, head, index);
+        }
+        return finite;
+    }
+
+    // Computes the scores of all rows.
+    void score(const PackedKeys& keys, int64_t panels) {
+        const int64_t count = static_cast<int64_t>(rows_.size());
+        std::fill_n(highest_.data(), count * panel, uint16_t(0));
+        const int shift = score_shift(of_.shape.channels);
+        Buffer<uint16_t> aside(at_once * panel);
+        std::fill_n(aside.data(), at_once * panel, uint16_t(0));
+#if defined(SOFTMAXKIT_TILES)
+        if (bytes_ == tiles::row_bytes) TileSums::load_rows(queries_.data(), bytes_);
+#endif
+        for (int64_t at = 0; at < panels; ++at) {
+            const auto* with = keys.panels.data() + at * panel * bytes_;
+            const int32_t* start = keys.start.data() + at * panel;
+#if defined(SOFTMAXKIT_TILES)
+            score_panel<int8_t>(queries_.data(), bytes_, reinterpret_cast<const uint8_t*>(with), *tile_sums_);
+            narrow_panel(*tile_sums_, count_, start, shift, scores(0, at),
+                         at < open_ ? highest_.data() : aside.data());
+#else
+            for (int64_t row = 0; row < count; row += tile) {
+                score_tile(queries_.data() + row * bytes_, keys.steps, with, start, shift, scores(row, at),
+                           padded_, at < open_ ? highest_.data() + row * panel : aside.data());
+            }
+#endif
+        }
+        for (int64_t row = 0; row < count_; ++row) {
+            for (int64_t at = open_; at < panels; ++at) {
+                hide(scores(row, at), visible(rows_[row], at), highest_.data() + row * panel);
+            }
+        }
+    }
+
+    // With AMX tiles, the scores and weights of a panel are contiguous across rows; otherwise those of a row are
+    // contiguous across panels.
+#if defined(SOFTMAXKIT_TILES)
+    uint16_t* scores(int64_t row, int64_t at) { return scores_.data() + (at * tile_pair + row) * panel; }
+    uint8_t* weights(int64_t row, int64_t at) { return panel_weights_.data() + (at * tile_pair + row) * panel; }
+#else
+    uint16_t* scores(int64_t row, int64_t at) { return scores_.data() + row * padded_ + at * panel; }
+    uint8_t* weights(int64_t row, int64_t at) { return panel_weights_.data() + (row * block + at) * panel; }
+#endif
+
+    // The largest score of a row.
+    uint16_t highest(int64_t row) const {
+        const uint16_t* top = highest_.data() + row * panel;
+        uint16_t highest = 0;
+        for (int64_t key = 0; key < panel; ++key) highest = std::max(highest, top[key]);
+        return highest;
+    }
+
+    uint64_t visible(const Row& row, int64_t at) const {
+        return seen_of_panel(row.seen, row.mask, of_.shape.mask[3], at);
+    }
+
+    // Adds the products of the weights and values of a block of panels.
+    void add(const PackedValues& values, int64_t begin, int64_t end) {
+        for (int plane = 0; plane < of_.weights.planes; ++plane) {
+            of_.weights.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
+            const float power = static_cast<float>(power_of(plane));
+            const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
+            for (int64_t row = 0; row < count_; row += at_once) {
+                for (int64_t column = 0; column < columns_; column += 4 * lanes) {
+                    const auto part = [&](auto vectors) {
+                        float* to = totals_.data() + row * columns_ + column;
+#if defined(SOFTMAXKIT_TILES)
+                        value_block<vectors>(weights(0, 0), count_,
+                                             reinterpret_cast<const uint8_t*>(from + 4 * column), columns_,
+                                             end - begin, power, *tile_sums_, to);
+#else
+                        value_tile<vectors>(weights(row, 0), block * panel, from + 4 * column, columns_,
+                                            (end - begin) * panel_steps, power, to);
+#endif
+                    };
+                    const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
+                    if (vectors == 1) part(std::integral_constant<int, 1>{});
+                    if (vectors == 2) part(std::integral_constant<int, 2>{});
+                    if (vectors == 3) part(std::integral_constant<int, 3>{});
+                    if (vectors == 4) part(std::integral_constant<int, 4>{});
+                }
+            }
+        }
+    }
+
+    template <bool summed>
+    void weigh_rows(int plane, int64_t begin, int64_t end) {
+        const Weights weights_of = of_.weights;
+        const auto one = [&](const Row& row, int64_t at, const uint16_t* from, uint8_t* to, Sums& sum) {
+            const uint8_t* table = weights_of.of(row.resolution, plane) + at % Weights::variants * codes;
+            weigh<summed>(from, row.anchor, row.multiplier, table, visible(row, at), to, sum);
+        };
+        Sums* sums = sums_.data() + plane * rows_.size();
+#if defined(SOFTMAXKIT_TILES)
+        const int64_t count = count_;
+        const Row* rows = rows_.data();
+        for (int64_t at = begin; at < end; ++at) {
+            const uint16_t* from = scores(0, at);
+            uint8_t* to = weights(0, at - begin);
+            for (int64_t row = 0; row < count; ++row, from += panel, to += panel) {
+                one(rows[row], at, from, to, sums[row]);
+            }
+        }
+#else
+        for (int64_t index = 0; index < count_; ++index) {
+            const Row row = rows_[index];
+            Sums sum = sums[index];
+            for (int64_t at = begin; at < end; ++at) {
+                one(row, at, scores(index, at), weights(index, at - begin), sum);
+            }
+            sums[index] = sum;
+        }
+#endif
+    }
+
+    int64_t power_of(int plane) const { return int64_t{1} << 8 * (of_.weights.planes - 1 - plane); }
+
+    void finish(const PackedValues& values, int64_t index, int64_t batch, int64_t head, int64_t query) {
+        const Shape& shape = of_.shape;
+        const int64_t count = static_cast<int64_t>(rows_.size());
+        double factor = rows_[index].factor;
+        if (of_.weights.normalised) {
+            int64_t sum = 0;
+            for (int plane = 0; plane < of_.weights.planes; ++plane) {
+                const Sums& part = sums_.data()[plane * count + index];
+                for (int64_t lane = 0; lane < lanes; ++lane) sum += power_of(plane) * part[lane];
+            }
+            factor = sum > 0 ? 1.0 / static_cast<double>(sum) : 0.0;
+        }
+        T* to = token(of_.result, shape.result, batch, head, query);
+        const float* totals = totals_.data() + index * columns_;
+        for (int64_t channel = 0; channel < shape.value_channels; channel += width) {
+            const int64_t some = std::min(width, shape.value_channels - channel);
+            const Vector by = static_cast<float>(factor);
+            put(to + channel, load(totals + channel) * by * load(values.steps.data() + channel), some);
+        }
+    }
+
+#if defined(SOFTMAXKIT_TILES)
+    static constexpr int64_t at_once = tile_pair;
+    std::unique_ptr<TileSums> tile_sums_ = std::make_unique<TileSums>();
+#else
+    static constexpr int64_t at_once = tile;
+#endif
+    const AttentionOperands<T>& of_;
+    int64_t padded_, columns_, bytes_;
+    int64_t count_ = 0;  // rows of this stripe
+    int64_t open_ = 0;   // first panel with keys that some row does not attend to
+    std::vector<Row> rows_;
+    std::vector<float> whole_;
+    Buffer<uint8_t> queries_;
+    Buffer<uint16_t> scores_, highest_;
+    Buffer<uint8_t> panel_weights_;
+    Buffer<Sums> sums_;
+    Buffer<float> totals_;
+};
+
+}  // namespace softmaxkit
