@@ -23,6 +23,7 @@ CASES = [
     Case(heads=4, key_heads=1, queries=3, keys=65, is_causal=True),
     Case(batch=2, queries=2, keys=200, mask=(2, 1, 2, 200), scale=-0.3),
     Case(queries=1, keys=1, channels=1, values=3),
+    Case(queries=1, keys=70, values=136),  # merged in two blocks of channels
 ]
 ALL = [*WEIGHTS[:3], (Exact(), {}), (Softermax(), {})]
 

@@ -56,8 +56,8 @@ shared memory that a GeForce RTX has, and those of float32 in the registers."""
 INTERPRETED_PROCESSORS = 8
 """Multiprocessors assumed for the interpreter."""
 MOST_SPLITS = 256
-MERGED = 32
-"""Parts that are merged at a time: their values fit in the registers."""
+MERGED = 128 * 128
+"""Most numbers that a program merges, parts times channels; more would not fit in its registers."""
 WORD = torch.int32
 """Type that codes are loaded as where they fill whole words; otherwise they are loaded as bytes."""
 MAGIC = 0x4B000000
@@ -198,16 +198,16 @@ def decode(
             given = highests.amax(0)
             given = torch.where(given == -math.inf, 0.0, given)
         kernel(*tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
-        rows, parts_at_most = batch * heads * queries, triton.next_power_of_2(splits)
-        decode_merge[(rows,)](
+        rows, most = batch * heads * queries, triton.next_power_of_2(splits)
+        merged = min(width(value_channels), 128, MERGED // most)
+        decode_merge[(rows * triton.cdiv(value_channels, merged),)](
             *(parts, totals, highests, counts, output, rows, heads * queries, count, splits),
             COUNTED=lengths is not None,
             LEVELS=bool(levels),
             SOFTMAX=base > 0,
             CHANNELS=value_channels,
-            WIDTH=width(value_channels),
-            SPLITS=parts_at_most,
-            PARTS=min(parts_at_most, MERGED),
+            WIDTH=merged,
+            SPLITS=most,
         )
     return output
 
