@@ -1,4 +1,4 @@
-"""Every kernel compiles for A100, RTX 30, H100, B200 and RTX 50, and fits there, without any of these cards present."""
+"""Every kernel compiles for A100, RTX 30 and H100, attention for B200 and RTX 50 too, without these cards, and fits."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ FRAME = 32
 """Bytes of local memory that a division of 64-bit floats may take, and a few registers."""
 SPILLS_LITTLE = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
 """Whether this is a Triton whose spills are limited here; earlier ones spill up to 2 KB in the backward kernels."""
-FEW_SPILLS = 64
-"""Bytes of it that kernels may take which wait for memory, not for registers."""
+FEW_SPILLS = 128
+"""Bytes of it that kernels may take which wait for memory, not for registers; Triton 3.6 takes 104, 3.7 takes 64."""
 
 
 MANY_SPILLS = 1024
@@ -118,7 +118,7 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", [80, 86, 90])
+@pytest.mark.parametrize("capability", [80, 86, 90, 100, 120])
 @pytest.mark.parametrize("channels", [16, 64, 80, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS], ids=["exponential", "levels"])
@@ -128,7 +128,8 @@ def test_attention_of_every_size_and_dtype(
     monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
     with compiling_for(capability) as compiled:
         attention_of(call, dtype, channels, is_causal=True)()
-    check(compiled, capability, spills=MANY_SPILLS)
+    # Blocks were chosen for cards up to 9.0; for later ones the compiler keeps more of float32 with 256 channels.
+    check(compiled, capability, spills=MANY_SPILLS if capability <= 90 else 2 * MANY_SPILLS)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
