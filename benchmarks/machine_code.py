@@ -23,8 +23,10 @@ from triton.runtime.jit import JITFunction
 
 from softmaxkit.kernels.triton import launch
 
-SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}
+SHARED_MEMORY = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 """Bytes of shared memory that a block may have, by compute capability; NVIDIA's CUDA C++ Programming Guide."""
+TENSOR_MEMORY = 512
+"""Columns of tensor memory that a block may have, on cards that have any."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Compiled:
     Attributes:
         name: of the kernel.
         shared: bytes of shared memory.
+        tensor_memory: columns of tensor memory.
         registers: of a thread.
         stack: bytes of local memory of a thread, to which registers spill.
         ptx: its assembly.
@@ -42,6 +45,7 @@ class Compiled:
 
     name: str
     shared: int
+    tensor_memory: int
     registers: int
     stack: int
     ptx: str
@@ -86,8 +90,9 @@ def _resources(kernel: Any) -> Compiled:
     """Read what a kernel takes from its machine code."""
     usage = _read(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage)}
-    name, shared, ptx = kernel.metadata.name, kernel.metadata.shared, kernel.asm["ptx"]
-    return Compiled(name, shared, numbers["REG"], numbers["STACK"], ptx, kernel.asm["cubin"])
+    about, tensor_memory = kernel.metadata, getattr(kernel.metadata, "tmem_size", 0)
+    sizes = (about.shared, tensor_memory, numbers["REG"], numbers["STACK"])
+    return Compiled(about.name, *sizes, kernel.asm["ptx"], kernel.asm["cubin"])
 
 
 def _read(binary: bytes, tool: str, *options: str) -> str:

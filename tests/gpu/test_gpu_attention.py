@@ -175,9 +175,21 @@ def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
         torch.library.opcheck(attention.overload, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)
 
 
-@pytest.mark.parametrize("lies_in_rows", [False, True])
-@pytest.mark.parametrize("queries", [200, pytest.param(256, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("call", [AttentionCall.by_exponential(torch.tensor(1.0), 2.0), BY_LEVELS])
+BY_EXPONENTIAL = AttentionCall.by_exponential(torch.tensor(1.0), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "queries", "lies_in_rows"),
+    [
+        (BY_EXPONENTIAL, 130, True),
+        (BY_LEVELS, 130, False),
+        *(
+            pytest.param(call, 256, rows, marks=pytest.mark.slow)
+            for call in (BY_EXPONENTIAL, BY_LEVELS)
+            for rows in (False, True)
+        ),
+    ],
+)
 def test_tiles_by_the_copy_engine_change_nothing(
     call: AttentionCall, queries: int, lies_in_rows: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -42,7 +44,8 @@ def test_kernels_equal_golden(form: int, device: torch.device) -> None:
     assert module.choose_integers(torch.zeros(1, device=device))[1].backend == "triton"
     with torch.no_grad():
         for keys, mask in zip(LENGTHS, ("none", "random", "rows", "random"), strict=True):
-            scores, seen = scores_of(keys), mask_of(mask, keys)
+            scores, seen = (None if x is None else x[:1] for x in (scores_of(keys), mask_of(mask, keys)))
+            assert scores is not None
             truth = golden(module_of(*FORMS[form]), scores, seen)
             result = module(scores.to(device), None if seen is None else seen.to(device)).cpu()
             assert equal(result, truth), (keys, mask)
@@ -128,6 +131,26 @@ def test_one_changed_entry_of_a_table_shows(spec: Spec, numbers: dict[str, Any],
     kernel, truth = kernel_of(on(module_of(spec, numbers), device)), golden(module_of(spec, numbers), scores)
     assert torch.equal(kernel(scores.to(device)).cpu(), truth)
     assert not torch.equal(with_a_changed_entry(kernel, spec.method)(scores.to(device)).cpu(), truth)
+
+
+def test_tables_on_a_device_live_as_long_as_their_call(device: torch.device) -> None:
+    """A CUDA graph reads them again, however many other calls have been made since; afterwards their memory is free."""
+    from softmaxkit.kernels.triton.integers import numbers_on, tables_of
+
+    calls = [kernel_of(module_of(*DEFAULTS[0])) for _ in range(2)]
+    other = copy.copy(calls[0])
+
+    def make() -> list[Tensor]:
+        return [numbers_on(device, (0.5, 2.0), torch.float64)]
+
+    first = tables_of(calls[0], device, make)
+    many = [copy.copy(calls[1]) for _ in range(300)]
+    assert all(tables_of(call, device, make)[0] is not first[0] for call in (other, *many))
+    assert tables_of(calls[0], device, make) is first
+    table = weakref.ref(first[0])
+    del first
+    calls.clear()
+    assert table() is None
 
 
 def test_gradients_are_those_of_golden(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,14 @@ def test_long_rows_are_those_of_float64(keys: int, device: torch.device) -> None
     torch.testing.assert_close(result, exact, rtol=1e-5, atol=0.0)
 
 
+def test_a_mask_on_another_device_is_refused(device: torch.device) -> None:
+    """A card would read the other's memory, or fail at an address that it does not know."""
+    from softmaxkit.kernels.triton import rows
+
+    with pytest.raises(TypeError, match=rf"mask must be boolean, .* on {device.type}.*, got torch.bool on meta"):
+        rows.softmax(torch.zeros(3, 4, device=device), torch.ones(3, 4, dtype=torch.bool, device="meta"))
+
+
 def test_every_grid_fits_on_a_card(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows that are too long to run here: memory that nobody touches, and launches that are only looked at."""
     from softmaxkit.kernels.triton import integers, rows

@@ -50,9 +50,14 @@ CACHED = Share(64, 2, 4, 8)
 SINGLE = Share(32, 4, 4, 8)
 """For codes that a single query reads, element by element. Chosen from the instructions of the machine code for
 compute capability 9.0; not timed on a card."""
+MOST_BYTES = 16 * 1024
+"""Of a block of keys in the dtype of the queries, for the tensor cores: then the blocks in flight fit in the 99 KiB of
+shared memory that a GeForce RTX has, and those of float32 in the registers."""
 INTERPRETED_PROCESSORS = 8
 """Multiprocessors assumed for the interpreter."""
 MOST_SPLITS = 256
+MERGED = 128 * 128
+"""Most numbers that a program merges, parts times channels; more would not fit in its registers."""
 WORD = torch.int32
 """Type that codes are loaded as where they fill whole words; otherwise they are loaded as bytes."""
 MAGIC = 0x4B000000
@@ -144,7 +149,8 @@ def decode(
     keys, values, codes_of_unit = _units(keys, values, bits)
     key_heads, is_single = keys.shape[1], bits > 0 and heads == keys.shape[1] and queries == 1
     marks, mask_strides = mask_bytes(mask, (batch, heads, queries, count), query)
-    how = AS_THEY_COME if bits == 0 else SINGLE if is_single else CACHED
+    widths = [_widths(x.shape[3], codes_of_unit, bits, is_single) for x in (keys, values)]
+    how = SINGLE if is_single else _share(query.dtype, bits, codes_of_unit * max(widths)[0])
     splits, share = split(count, batch * key_heads, how, query.device)
     parts = query.new_empty((splits, batch, heads, queries, value_channels), dtype=torch.float32)
     totals, highests = (query.new_empty((splits, batch, heads, queries), dtype=torch.float32) for _ in range(2))
@@ -159,7 +165,6 @@ def decode(
         *weigh_numbers(clip, levels, log_limit, base, scale),
         MAGIC,
     )
-    widths = [_widths(x.shape[3], codes_of_unit, bits, is_single) for x in (keys, values)]
     constants = {
         "LEVELS": bool(levels),
         "SOFTMAX": base > 0,
@@ -193,15 +198,16 @@ def decode(
             given = highests.amax(0)
             given = torch.where(given == -math.inf, 0.0, given)
         kernel(*tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
-        rows = batch * heads * queries
-        decode_merge[(rows,)](
+        rows, most = batch * heads * queries, triton.next_power_of_2(splits)
+        merged = min(width(value_channels), 128, MERGED // most)
+        decode_merge[(rows * triton.cdiv(value_channels, merged),)](
             *(parts, totals, highests, counts, output, rows, heads * queries, count, splits),
             COUNTED=lengths is not None,
             LEVELS=bool(levels),
             SOFTMAX=base > 0,
             CHANNELS=value_channels,
-            WIDTH=width(value_channels),
-            SPLITS=triton.next_power_of_2(splits),
+            WIDTH=merged,
+            SPLITS=most,
         )
     return output
 
@@ -239,6 +245,12 @@ def _widths(units: int, codes_of_unit: int, bits: int, is_single: bool) -> tuple
     of_step = CHANNELS_OF_STEP // codes_of_unit
     padded = max(of_step, triton.next_power_of_2(units)) if is_single else width(units)
     return padded, padded // of_step
+
+
+def _share(dtype: torch.dtype, bits: int, channels: int) -> Share:
+    """Return the share on the tensor cores, for queries of a dtype and a padded number of channels."""
+    how = CACHED if bits else AS_THEY_COME
+    return how._replace(columns=min(how.columns, MOST_BYTES // (dtype.itemsize * channels)))
 
 
 def _offsets(offset: Tensor | None, shift: Tensor | None, query: Tensor, scale: float) -> Tensor:

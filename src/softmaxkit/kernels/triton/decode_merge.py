@@ -10,12 +10,13 @@ def decode_merge(
     COUNTED: tl.constexpr, LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Write one output row of `CHANNELS` elements from its parts, float32 (splits, rows, channels).
+    """Write `WIDTH` elements of an output row of `CHANNELS` from its parts, float32 (splits, rows, channels).
 
     With `COUNTED`, NaN for a sequence whose length is not between 0 and `keys`.
     """
-    row = tl.program_id(0).to(tl.int64)
-    channels = tl.arange(0, WIDTH)
+    blocks: tl.constexpr = (CHANNELS + WIDTH - 1) // WIDTH
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    channels = tl.program_id(0) % blocks * WIDTH + tl.arange(0, WIDTH)
     part = tl.arange(0, SPLITS)
     is_part = part < splits
     places = part.to(tl.int64) * rows + row

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import triton
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
-from softmaxkit.kernels.integers import CodeTableCall
+from softmaxkit.kernels.integers import CodeTableCall, IntegerCall
 from softmaxkit.kernels.triton.code_table import code_table_rows
 from softmaxkit.kernels.triton.launch import on_device_of
 from softmaxkit.kernels.triton.rows import Rows, empty, rows_of
@@ -31,17 +31,21 @@ def integer_rows(scores: Tensor, mask: Tensor | None, columns: int = TILE) -> tu
     return rows._replace(constants={**rows.constants, **block}), empty(scores)
 
 
-@lru_cache(maxsize=256)
-def numbers_on(device: torch.device, numbers: tuple[float | int, ...], dtype: torch.dtype) -> Tensor:
-    """Return numbers as a tensor on a device, cached: as kernel arguments, floats would be 32 bits."""
-    with torch.inference_mode(False):
-        return torch.tensor(numbers, dtype=dtype, device=device)
+_of_calls: WeakKeyDictionary[IntegerCall, dict[torch.device, tuple[Tensor, ...]]] = WeakKeyDictionary()
 
 
-@lru_cache(maxsize=256)
-def table_on(device: torch.device, table: Tensor) -> Tensor:
-    """Return a table on a device, cached by the source tensor."""
-    return table.to(device).contiguous()
+def tables_of(call: IntegerCall, device: torch.device, make: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, ...]:
+    """Return the tables of a call on a device, made once, and kept as long as it: CUDA graphs read them."""
+    of_devices = _of_calls.setdefault(call, {})
+    if device not in of_devices:
+        with torch.inference_mode(False):
+            of_devices[device] = tuple(make())
+    return of_devices[device]
+
+
+def numbers_on(device: torch.device, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """Return numbers as a tensor on a device: as kernel arguments, floats would be 32 bits."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def reciprocal_constants(reciprocal: Reciprocal, rounding: Rounding = "nearest") -> dict[str, Any]:
@@ -65,8 +69,10 @@ def run_code_table(call: CodeTableCall, scores: Tensor, mask: Tensor | None) -> 
     """Return the decoded probabilities of a `CodeTableCall`."""
     rows, result = integer_rows(scores, mask)
     if result.numel():
-        scales = numbers_on(scores.device, call.scales, torch.float64)
-        table = table_on(scores.device, call.probabilities)
+        device = scores.device
+        scales, table = tables_of(
+            call, device, lambda: (numbers_on(device, call.scales, torch.float64), call.probabilities.to(device))
+        )
         codes = table.shape[-1]
         with on_device_of(scores):
             code_table_rows[rows.grid_of_tiles](

@@ -222,13 +222,15 @@ def mask_bytes(mask: Tensor | None, shape: Sequence[int], like: Tensor) -> tuple
     """Return a boolean mask as bytes, and its strides expanded to a shape; for None, `like` and zeros.
 
     Raises:
-        TypeError: it is not boolean.
+        TypeError: it is not boolean, or on another device than `like`.
         ValueError: it does not broadcast to the shape.
     """
     if mask is None:
         return like, (0,) * len(shape)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean, True where attended, got {mask.dtype}")
+    if mask.dtype != torch.bool or mask.device != like.device:
+        raise TypeError(
+            f"mask must be boolean, True where attended, on {like.device}, got {mask.dtype} on {mask.device}"
+        )
     wide = expand_mask(mask, tuple(shape))
     return wide.view(torch.uint8), wide.stride()
 

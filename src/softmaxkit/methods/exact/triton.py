@@ -15,7 +15,7 @@ from softmaxkit.kernels.triton.integers import (
     numbers_on,
     reciprocal_constants,
     reciprocal_tables,
-    table_on,
+    tables_of,
 )
 from softmaxkit.kernels.triton.launch import on_device_of
 from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
@@ -131,10 +131,14 @@ def run(call: ExactCall, scores: Tensor, mask: Tensor | None) -> Tensor:
     rows, result = integer_rows(scores, mask, width)
     if result.numel():
         device = scores.device
-        tables = (
-            numbers_on(device, (call.smallest, call.largest, call.farthest), torch.float64),
-            *(table_on(device, table) for table in (call.exponentials, call.significands, call.shifts)),
-            *reciprocal_tables(device, call.reciprocal),
+        tables = tables_of(
+            call,
+            device,
+            lambda: (
+                numbers_on(device, (call.smallest, call.largest, call.farthest), torch.float64),
+                *(table.to(device) for table in (call.exponentials, call.significands, call.shifts)),
+                *reciprocal_tables(device, call.reciprocal),
+            ),
         )
         with on_device_of(scores):
             exact_rows[rows.grid](

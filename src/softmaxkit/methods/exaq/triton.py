@@ -16,6 +16,7 @@ from softmaxkit.kernels.triton.integers import (
     numbers_on,
     reciprocal_constants,
     reciprocal_tables,
+    tables_of,
 )
 from softmaxkit.kernels.triton.launch import on_device_of
 from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
@@ -83,11 +84,15 @@ def run(call: ExaqCall, scores: Tensor, mask: Tensor | None) -> Tensor:
     rows, result = integer_rows(scores, mask)
     if result.numel():
         device = scores.device
-        tables = (
-            numbers_on(device, (call.scale, call.step), torch.float64),
-            numbers_on(device, call.thresholds, torch.int64),
-            numbers_on(device, call.exponentials, torch.int64),
-            *reciprocal_tables(device, call.reciprocal),
+        tables = tables_of(
+            call,
+            device,
+            lambda: (
+                numbers_on(device, (call.scale, call.step), torch.float64),
+                numbers_on(device, call.thresholds, torch.int64),
+                numbers_on(device, call.exponentials, torch.int64),
+                *reciprocal_tables(device, call.reciprocal),
+            ),
         )
         with on_device_of(scores):
             exaq_rows[rows.grid](

@@ -16,7 +16,7 @@ from softmaxkit.kernels.triton.integers import (
     numbers_on,
     reciprocal_constants,
     reciprocal_tables,
-    table_on,
+    tables_of,
 )
 from softmaxkit.kernels.triton.launch import on_device_of
 from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
@@ -115,10 +115,14 @@ def run(call: SoftermaxCall, scores: Tensor, mask: Tensor | None) -> Tensor:
     rows, result = integer_rows(scores, mask, width)
     if result.numel():
         device = scores.device
-        tables = (
-            numbers_on(device, (call.scale, call.step), torch.float64),
-            table_on(device, call.powers),
-            *reciprocal_tables(device, call.reciprocal),
+        tables = tables_of(
+            call,
+            device,
+            lambda: (
+                numbers_on(device, (call.scale, call.step), torch.float64),
+                call.powers.to(device),
+                *reciprocal_tables(device, call.reciprocal),
+            ),
         )
         with on_device_of(scores):
             softermax_rows[rows.grid](
