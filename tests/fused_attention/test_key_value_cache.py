@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 
-from softmaxkit import ConSmax, KeyValueCache
+from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, attention
 from softmaxkit.kernels.codes import BITS
 
 
@@ -49,6 +49,11 @@ def test_fewer_tokens_and_other_sequences(bits: int, bytes_of_token: int) -> Non
     assert torch.equal(cache.values, values[chosen])
     with pytest.raises(ValueError, match="this cache has 20 tokens; length must be from 0 to that, got 21"):
         cache.crop(21)
+    with pytest.raises(TypeError, match="integer"):
+        cache.crop(12.5)  # type: ignore[arg-type]
+    cache.crop(length := torch.tensor(20))  # type: ignore[arg-type]
+    length -= 1
+    assert len(cache) == 20
     with pytest.raises(IndexError):
         cache.select(torch.tensor([4]))
     assert cache.keys.shape == (4, 2, 20, 8)
@@ -66,3 +71,27 @@ def test_a_copy_made_in_inference_mode_grows(bits: int) -> None:
         other.append(key, value)
         assert torch.equal(other.keys, cache.keys)
         assert torch.equal(other.values, cache.values)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_the_largest_float16_stays_finite(bits: int) -> None:
+    largest = torch.finfo(torch.float16).max
+    tokens = torch.full((1, 1, 70, 3), largest, dtype=torch.float16)
+    tokens[..., 1::2, :] *= -1
+    cache = KeyValueCache(tokens, tokens, bits)
+    for decoded in (cache.keys, cache.values):
+        assert (decoded.float() - tokens).abs().max() <= largest / 100
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+def test_integers_over_a_cache(queries: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randn(1, 2, 20, 8, generator=random)
+    query, options = tokens[:, :, :queries], {"mode": "integer", "clip": -4.0}
+    cache = KeyValueCache(tokens, tokens)
+    expected = attention(query, cache.keys, cache.values, Exaq(), **options)
+    assert torch.equal(cache.attention(query, Exaq(), **options), expected)
+    pool = PagedKeyValueCache(2, 16, 2, 8)
+    pool.reshape_and_cache(*[tokens[0].transpose(0, 1)] * 2, torch.arange(20))
+    found = pool.attention(query, Exaq(), torch.tensor([[0, 1]]), torch.tensor([20]), **options)
+    assert torch.equal(found, expected)

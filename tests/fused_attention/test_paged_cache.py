@@ -316,7 +316,7 @@ def test_pools_and_copies_that_do_not_fit() -> None:
         PagedKeyValueCache(3, 16, 2, 8, bits=3)
     with pytest.raises(ValueError, match="numbers of blocks, heads and channels must be 1 or more"):
         PagedKeyValueCache(0, 16, 2, 8)
-    with pytest.raises(TypeError, match="dtype must be floating, got"):
+    with pytest.raises(TypeError, match="dtype must be a floating torch dtype, got"):
         PagedKeyValueCache(3, 16, 2, 8, dtype=torch.int8)
     with pytest.raises(ValueError, match=r"sample_keys must be \(tokens, 2, 8\)"):
         PagedKeyValueCache(3, 16, 2, 8, sample_keys=torch.ones(2, 8))

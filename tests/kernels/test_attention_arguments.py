@@ -168,6 +168,8 @@ def test_invalid_arguments_are_rejected() -> None:
         softmaxkit.attention(query, query, query, Exaq(), random_mask(7, 20), clip=CLIP)
     with pytest.raises(TypeError, match="share a floating dtype"):
         softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
+    with pytest.raises(TypeError, match="torch tensors, got ndarray"):
+        softmaxkit.attention(query, key, value.numpy(), Exaq(), clip=CLIP)
     with pytest.raises(TypeError, match="attn_mask must be boolean"):
         softmaxkit.attention(query, query, query, Exaq(), torch.ones(20, 20, dtype=torch.int), clip=CLIP)
     with pytest.raises(TypeError, match="expected a spec such as"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 import torch
@@ -89,7 +90,9 @@ class KeyValueCache:
 
         Raises:
             ValueError: the cache has fewer tokens.
+            TypeError: the length is not an integer.
         """
+        length = index(length)  # of a tensor too, which its owner may change
         if not 0 <= length <= self._length:
             raise ValueError(f"this cache has {self._length} tokens; length must be from 0 to that, got {length}")
         self._length = length
@@ -149,7 +152,7 @@ class KeyValueCache:
             scale: as in `attention`.
             lengths: integers, (batch,): the number of first tokens that each sequence attends to; None for all. Lengths
                 on a GPU are checked by the kernel: an invalid one gives NaN.
-            parameters: as in `attention`.
+            parameters: as in `attention`; `mode` too, which is computed on the dequantised tensors.
 
         Returns:
             (batch, heads, queries, value channels), in the dtype of the queries.

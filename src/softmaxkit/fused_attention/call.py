@@ -107,6 +107,9 @@ def attention(
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
+    for operand in (query, key, value, attn_mask):
+        if not (operand is None or isinstance(operand, Tensor)):
+            raise TypeError(f"attention takes torch tensors, got {type(operand).__name__}; pass torch.as_tensor of it")
     if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
         raise TypeError(
             f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"

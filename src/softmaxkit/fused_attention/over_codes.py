@@ -69,7 +69,7 @@ def by_codes(
 
     With `only_on_gpu`, native kernels do not apply: they do not check block tables.
     """
-    if not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
+    if not are_few(query, keys) or "mode" in parameters or (attn_mask is not None and attn_mask.dtype != torch.bool):
         return None
     module = module_for(spec, "float", query.shape[1], keys.shape[2], parameters, query.device)
     factor = default_scale(query) if scale is None else scale

@@ -233,7 +233,7 @@ class PagedKeyValueCache:
             scale: as in `softmaxkit.attention`.
             max_seq_len: upper bound of the lengths. With lengths on a GPU it limits the memory that is reserved; None
                 reserves for as many tokens as the tables have room for.
-            parameters: as in `softmaxkit.attention`.
+            parameters: as in `softmaxkit.attention`; `mode` too, as in `KeyValueCache.attention`.
 
         Returns:
             The shape of the queries, with the channels of the values.

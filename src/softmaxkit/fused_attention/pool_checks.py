@@ -25,8 +25,8 @@ def check_sizes(sizes: tuple[int, ...], block_size: int, bits: int, dtype: torch
         raise ValueError(f"block_size must be a multiple of {TOKENS_TOGETHER}, got {block_size}")
     if bits not in BITS:
         raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be floating, got {dtype}")
+    if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype must be a floating torch dtype, got {dtype!r}")
 
 
 def check_samples(sample_keys: Tensor, keys: Cached, dtype: torch.dtype) -> None:

@@ -18,6 +18,7 @@ BITS = (8, 4)
 """Bits of a code."""
 CHANNELS_OF_STEP = 32
 """Channels that share a step with 4-bit codes."""
+FLOAT16_LARGEST = torch.finfo(torch.float16).max
 LEAST_STEP = 1e-30
 """Step below which numbers are encoded as 0: the inverse of a smaller one may overflow float32."""
 
@@ -71,7 +72,10 @@ class Cached:
     def decoded(self, dtype: torch.dtype) -> Tensor:
         """Return the decoded keys or values, (batch, key heads, tokens, channels)."""
         about = self.about_centre() * (1.0 if self.factor is None else self.factor)
-        return (about + (0.0 if self.centre is None else self.centre)).to(dtype)
+        wide = about + (0.0 if self.centre is None else self.centre)
+        if dtype == torch.float16:  # steps are rounded up, so the largest numbers may come out above its range
+            wide = wide.clamp(-FLOAT16_LARGEST, FLOAT16_LARGEST)
+        return wide.to(dtype)
 
     def times_factors(self, query: Tensor) -> Tensor:
         """Return queries, (batch, heads, queries, channels), multiplied by the key factors: exact if finite."""
