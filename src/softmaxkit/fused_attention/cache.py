@@ -137,6 +137,7 @@ class KeyValueCache:
         attn_mask: Tensor | None = None,
         scale: float | None = None,
         lengths: Tensor | None = None,
+        mode: str = "float",
         **parameters: Any,
     ) -> Tensor:
         """Compute attention of queries to all tokens, like `softmaxkit.attention` with `enable_gqa`.
@@ -152,7 +153,8 @@ class KeyValueCache:
             scale: as in `attention`.
             lengths: integers, (batch,): the number of first tokens that each sequence attends to; None for all. Lengths
                 on a GPU are checked by the kernel: an invalid one gives NaN.
-            parameters: as in `attention`; `mode` too, which is computed on the dequantised tensors.
+            mode: as in `attention`; "integer" reads the dequantised tensors.
+            parameters: as in `attention`.
 
         Returns:
             (batch, heads, queries, value channels), in the dtype of the queries.
@@ -165,7 +167,7 @@ class KeyValueCache:
         if lengths is not None:
             lengths = checked_lengths(lengths, self._stores[0].held.shape[0])
         keys, values = self.codes
-        return attention_over_codes(query, keys, values, self._dtype, spec, attn_mask, scale, lengths, parameters)
+        return attention_over_codes(query, keys, values, self._dtype, spec, attn_mask, scale, lengths, mode, parameters)
 
 
 class _Store:

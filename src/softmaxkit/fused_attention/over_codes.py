@@ -27,6 +27,7 @@ def attention_over_codes(
     attn_mask: Tensor | None,
     scale: float | None,
     lengths: Tensor | None,
+    mode: str,
     parameters: Mapping[str, Any],
 ) -> Tensor:
     """Compute attention as in `KeyValueCache.attention`, which describes the arguments.
@@ -40,18 +41,19 @@ def attention_over_codes(
         attn_mask: as there.
         scale: as there.
         lengths: integers, (batch,), 0 to the number of keys; or None.
+        mode: as there.
         parameters: as there.
     """
     check_shapes(query, keys, values)
-    result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters)
-    if result is not None:
-        return result
+    if mode == "float":
+        result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters)
+        if result is not None:
+            return result
     if lengths is not None:
         check_range(lengths, keys.shape[2], HELD)
     mask = _within(lengths, keys, attn_mask)
-    return attention(
-        query, keys.decoded(dtype), values.decoded(dtype), spec, mask, scale=scale, enable_gqa=True, **parameters
-    )
+    key, value = (x.decoded(dtype) for x in (keys, values))
+    return attention(query, key, value, spec, mask, scale=scale, enable_gqa=True, mode=mode, **parameters)
 
 
 def by_codes(
@@ -69,7 +71,7 @@ def by_codes(
 
     With `only_on_gpu`, native kernels do not apply: they do not check block tables.
     """
-    if not are_few(query, keys) or "mode" in parameters or (attn_mask is not None and attn_mask.dtype != torch.bool):
+    if not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
         return None
     module = module_for(spec, "float", query.shape[1], keys.shape[2], parameters, query.device)
     factor = default_scale(query) if scale is None else scale

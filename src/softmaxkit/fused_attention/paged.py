@@ -217,6 +217,7 @@ class PagedKeyValueCache:
         attn_mask: Tensor | None = None,
         scale: float | None = None,
         max_seq_len: int | None = None,
+        mode: str = "float",
         **parameters: Any,
     ) -> Tensor:
         """Compute attention of each sequence's queries to its tokens, as `KeyValueCache.attention` does.
@@ -233,7 +234,8 @@ class PagedKeyValueCache:
             scale: as in `softmaxkit.attention`.
             max_seq_len: upper bound of the lengths. With lengths on a GPU it limits the memory that is reserved; None
                 reserves for as many tokens as the tables have room for.
-            parameters: as in `softmaxkit.attention`; `mode` too, as in `KeyValueCache.attention`.
+            mode: as in `KeyValueCache.attention`.
+            parameters: as in `softmaxkit.attention`.
 
         Returns:
             The shape of the queries, with the channels of the values.
@@ -248,7 +250,7 @@ class PagedKeyValueCache:
             )
         if query.ndim == 3:
             one = self.attention(
-                query[:, :, None], spec, block_tables, seq_lens, attn_mask, scale, max_seq_len, **parameters
+                query[:, :, None], spec, block_tables, seq_lens, attn_mask, scale, max_seq_len, mode, **parameters
             )
             return one[:, :, 0]
         check_spec(spec)
@@ -256,7 +258,8 @@ class PagedKeyValueCache:
         pool = self._keys, self._values
         # Initial parameters of a method depend on the longest sequence, which the host does not know.
         if (
-            are_read_by_kernel(block_tables)
+            mode == "float"
+            and are_read_by_kernel(block_tables)
             and are_read_by_kernel(seq_lens)
             and spec.start(1).keys() <= parameters.keys()
         ):
@@ -268,4 +271,4 @@ class PagedKeyValueCache:
             if result is not None:
                 return result
         lengths, (keys, values) = checked_pages(pool, self._is_sound, block_tables, seq_lens, max_seq_len)
-        return attention_over_codes(query, keys, values, self.dtype, spec, attn_mask, scale, lengths, parameters)
+        return attention_over_codes(query, keys, values, self.dtype, spec, attn_mask, scale, lengths, mode, parameters)
