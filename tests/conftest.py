@@ -48,6 +48,13 @@ def same_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def same_back_end() -> Iterator[None]:
+    """Forget the back end that a test has chosen by the environment, once that is what it was before."""
+    yield
+    backends.reset()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "device" in getattr(item, "fixturenames", ()):
