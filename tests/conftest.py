@@ -62,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+def device(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """Return where kernels of GPUs run here: a card, or the CPU, in a process that TRITON_INTERPRET=1 starts so."""
     from softmaxkit.kernels import cards
 
@@ -72,9 +72,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
         pytest.skip(reason)
     monkeypatch.delenv(builds.VARIABLE, raising=False)
     backends.reset()
-    yield torch.device("cuda" if ON_CARD else "cpu")
-    monkeypatch.undo()
-    backends.reset()
+    return torch.device("cuda" if ON_CARD else "cpu")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -14,13 +12,6 @@ from softmaxkit.kernels import backends, builds
 NATIVE = backends.backend_name()
 ROWS = torch.zeros(2, 9)
 QUERY = torch.randn(1, 2, 20, 16, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    yield
-    monkeypatch.undo()
-    backends.reset()
 
 
 def reasons(choice: backends.Choice) -> str:

@@ -140,8 +140,6 @@ def test_kernels_see_queries_times_the_factors(bits: int, build: str, monkeypatc
         found = kernels.attend(query, keys, values, call)
         assert torch.equal(found, kernels.attend(query * factor, other, values, call))
         assert not torch.equal(found, kernels.attend(query, other, values, call))
-    monkeypatch.undo()
-    backends.reset()
 
 
 def test_queries_whose_factors_overflow_are_computed_by_torch() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,14 +28,12 @@ HEADS, KEY_HEADS, CHANNELS, VALUES = 6, 2, 80, 48
 
 
 @pytest.fixture(params=[*builds.NATIVE, "none"])
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "none" and request.param not in builds.supported():
         pytest.skip(f"no {request.param} kernels here")
     monkeypatch.setenv(builds.VARIABLE, request.param)
     backends.reset()
-    yield request.param
-    monkeypatch.undo()
-    backends.reset()
+    return request.param
 
 
 class Served:

@@ -114,8 +114,6 @@ def test_ways_to_a_result_differ_by_no_more_than_both_err(
     monkeypatch.setenv(builds.VARIABLE, build)
     backends.reset()
     check(outlier)
-    monkeypatch.undo()
-    backends.reset()
 
 
 @pytest.mark.skipif(backends.native() is None, reason="the native kernels are not built")

@@ -29,15 +29,13 @@ BUILDS = [*builds.NATIVE, "none"]
 
 
 @pytest.fixture(params=BUILDS, autouse=True)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     built = builds.supported()
     if request.param != "none" and request.param not in built:
         pytest.skip(f"the {request.param} kernels are not built, or do not run on this processor")
     monkeypatch.setenv(builds.VARIABLE, request.param)
     backends.reset()
-    yield request.param
-    monkeypatch.undo()
-    backends.reset()
+    return request.param
 
 
 def truth(spec: Spec, numbers: dict[str, Any], scores: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -19,16 +17,13 @@ FAKE = FakeTensorMode()
 
 
 @pytest.fixture(autouse=True)
-def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let there be an H100, whose tensors have no memory."""
     monkeypatch.setattr(cards, "capability", lambda index: (9, 0))
     monkeypatch.delenv(builds.VARIABLE, raising=False)
     monkeypatch.delenv(cards.INTERPRETER, raising=False)
     backends.reset()
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, *where: module)  # parameters stay where they are
-    yield
-    monkeypatch.undo()
-    backends.reset()
 
 
 def on_card(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -23,14 +22,12 @@ METHODS = methods()
 
 
 @pytest.fixture(params=BUILDS)
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param != "none" and request.param not in builds.supported():
         pytest.skip(f"no {request.param} kernels here")
     monkeypatch.setenv(builds.VARIABLE, request.param)
     backends.reset()
-    yield request.param
-    monkeypatch.undo()
-    backends.reset()
+    return request.param
 
 
 def inputs(queries: int, keys: int, batch: int = 1) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,11 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without")
 
 
 @pytest.fixture(autouse=True)
-def by_flex(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def by_flex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(builds.VARIABLE, "flex")
-    backends.reset()
-    yield
-    monkeypatch.undo()
     backends.reset()
 
 

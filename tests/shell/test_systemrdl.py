@@ -85,7 +85,7 @@ def test_a_compiler_reads_the_map(method: str, options: dict[str, Any], tmp_path
                 assert (node.is_sw_writable, node.is_sw_readable) == (True, registers.readable)
                 # A copy has all bits of the widest word, also of a narrower one: what is written is read.
                 declared = sum(width for _, width, _ in fields.values())
-                assert declared == (registers.word_bits if registers.readable else table.bits)
+                assert declared == (registers.data_bits if registers.readable else table.bits)
     assert not found
 
 

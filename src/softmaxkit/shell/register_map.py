@@ -109,7 +109,7 @@ class RegisterMap:
     readable: bool
 
     @property
-    def word_bits(self) -> int:
+    def data_bits(self) -> int:
         """Width of the widest constant, which is what a copy stores of every word."""
         return max(table.bits for table in self.tables)
 

@@ -84,10 +84,11 @@ class Calibrated(nn.Module):
         Raises:
             ValueError: the method is not calibrated yet.
         """
-        if (frozen := self.frozen_for(self.learned_tensors())) is not None:
+        learned = self.learned_tensors()
+        if (frozen := self.frozen_for(learned)) is not None:
             return frozen
         # Compared by value, since fused optimisers do not bump the version counters of parameters.
-        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in self.learned_tensors())
+        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in learned)
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build_constants())
         return self._built[1]
