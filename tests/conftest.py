@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ sys.path.append(str(Path(__file__).parent / "methods"))  # where the cases of ea
 
 # Tests run side by side: more threads than cores make each other wait many times over.
 torch.set_num_threads(1)
+
+# The garbage collector would go through all of torch and transformers over and over: a fifth of the tests' time.
+gc.set_threshold(20_000, 20, 100)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_CARD = torch.cuda.is_available() and not INTERPRETED
@@ -53,6 +57,10 @@ def same_back_end() -> Iterator[None]:
     """Forget the back end that a test has chosen by the environment, once that is what it was before."""
     yield
     backends.reset()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -188,6 +189,7 @@ def _write_templates(
         write_text(work / name.format(name=facts["name"]), text)
 
 
+@cache
 def templates_of(*packages: str) -> Environment:
     """Return the templates of exported files in some packages; the first package that has a template provides it."""
     return Environment(

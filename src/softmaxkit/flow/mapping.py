@@ -20,7 +20,7 @@ from softmaxkit.flow.checks import check_clocks, check_outputs, latches_of
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.scripts import RECIPES, mapping_scripts
 from softmaxkit.flow.sources import Source, explained
-from softmaxkit.flow.tools import ToolError, call, need
+from softmaxkit.flow.tools import ToolError, call, need, yosys_version
 from softmaxkit.flow.verilog import without_header
 
 VERILOG = """
@@ -76,7 +76,7 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
         LibertyError: the library lacks a flip-flop or an inverter, without which nothing can be mapped.
     """
     scripts = {**mapping_scripts(source, library, clock), "cells.lib": to_liberty(library)}
-    key = content_key(source, scripts, _version())
+    key = content_key(source, scripts, yosys_version())
     generic = cache_folder() / "mapped" / key
     yosys = need("yosys")
     if not generic.is_dir():
@@ -134,10 +134,6 @@ def _warn(folder: Path, top: str) -> None:
             "and changes while it is open are not timed",
             stacklevel=3,
         )
-
-
-def _version() -> str:
-    return call([need("yosys"), "-V"], Path.cwd(), "asking for its version").strip()
 
 
 def _yosys(yosys: str, script: str, work: Path, doing: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from softmaxkit.flow.tools import call, need
+from softmaxkit.flow.yosys import run_yosys
 
 STEP = """
 read_verilog -sv {top}.sv
@@ -50,16 +48,13 @@ def combinational_paths(modules: Mapping[str, str]) -> dict[str, list[PortPath]]
 
     Raises:
         ToolError: Yosys is missing or failed.
+        OSError: there is no writable folder for the cache.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        for top, text in modules.items():
-            (work / f"{top}.sv").write_text(text, encoding="utf-8")
-        (work / "script.ys").write_text("".join(STEP.format(top=top) for top in modules), encoding="utf-8")
-        named = " and ".join(modules)
-        call([need("yosys"), "-q", "-s", "script.ys"], work, f"searching {named} for combinational paths")
-        designs = {top: json.loads((work / f"{top}.json").read_text(encoding="utf-8")) for top in modules}
-    return {top: search(design["modules"][top]) for top, design in designs.items()}
+    script = "".join(STEP.format(top=top) for top in modules)
+    inputs = {f"{top}.sv": text for top, text in modules.items()}
+    doing = f"searching {' and '.join(modules)} for combinational paths"
+    texts = run_yosys(script, inputs, [f"{top}.json" for top in modules], doing)
+    return {top: search(json.loads(text)["modules"][top]) for top, text in zip(modules, texts, strict=True)}
 
 
 def search(module: Mapping[str, Any]) -> list[PortPath]:

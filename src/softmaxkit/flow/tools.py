@@ -67,13 +67,21 @@ def _candidates(tool: str) -> list[str]:
 
 
 @cache
-def _version(path: str, flag: str, changed: float) -> tuple[int, ...]:
-    """Return the version that a program prints, as numbers; empty if it prints none.
+def _printed_version(path: str, flag: str, changed: float) -> str:
+    """Return what a program prints of its version.
 
     `changed` is the time of the file's last change, so that a program that was updated is asked again.
+
+    Raises:
+        ToolError: it failed.
     """
+    return call([path, flag], Path("/"), "printing its version", timeout=120)
+
+
+def _version(path: str, flag: str) -> tuple[int, ...]:
+    """Return the version that a program prints, as numbers; empty if it prints none."""
     try:
-        printed = call([path, flag], Path("/"), "printing its version", timeout=120)
+        printed = _printed_version(path, flag, Path(path).stat().st_mtime)
     except ToolError:
         return ()
     version = re.search(r"(?:Yosys|Verilator) (\d+)\.(\d+)", printed)
@@ -84,7 +92,7 @@ def _too_old(tool: str, path: str) -> tuple[int, ...]:
     """Return the version of a program that is too old; empty if it is recent enough or prints no version."""
     if tool not in OLDEST or Path(path).name.startswith("yowasp"):  # slow to start, and pip checks its version
         return ()
-    version = _version(path, "-V" if tool == "yosys" else "--version", Path(path).stat().st_mtime)
+    version = _version(path, "-V" if tool == "yosys" else "--version")
     return version if version < OLDEST[tool] else ()
 
 
@@ -116,6 +124,16 @@ def need(tool: str) -> str:
     if path is None:
         raise ToolError(absence(tool))
     return path
+
+
+def yosys_version() -> str:
+    """Return the version that Yosys prints, which is part of the key of whatever is cached of its results.
+
+    Raises:
+        ToolError: Yosys is missing or failed.
+    """
+    path = need("yosys")
+    return _printed_version(path, "-V", Path(path).stat().st_mtime).strip()
 
 
 def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float | None = None) -> str:

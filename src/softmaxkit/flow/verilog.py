@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import re
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.lib.wiring import Component
 
 from softmaxkit.flow.identifiers import check_name
 from softmaxkit.flow.readable import comment_modules, name_elements, name_ports
-from softmaxkit.flow.tools import call, need
 from softmaxkit.flow.wire_names import name_wires
+from softmaxkit.flow.yosys import run_yosys
 
 SCRIPT = """
 read_rtlil design.il
@@ -37,8 +36,11 @@ write_verilog -sv -noattr {name}.v
 
 
 def to_rtlil(component: Component, name: str) -> str:
-    """Return a component as RTLIL, the intermediate language of Yosys, with a top module called `name`."""
-    text: str = rtlil.convert(component, name=name)
+    """Return a component as RTLIL, the intermediate language of Yosys, with a top module called `name`.
+
+    The text names no lines of source, so it is a key to what was made of the same design before.
+    """
+    text = _convert(component, name)
     # Amaranth writes the latch as an instance of a user's module, but it is a Yosys cell.
     text = text.replace("cell \\$dlatch", "cell $dlatch")
     # a.b, a__b and a$1 become a_b and a_1, so that no tool has to escape them.
@@ -50,6 +52,18 @@ def to_rtlil(component: Component, name: str) -> str:
         names[original] = plain
         used.add(plain)
     return re.sub(r"\\[\w.$]+", lambda match: names[match[0]], text)
+
+
+def _convert(component: Component, name: str) -> str:
+    """Convert with Amaranth, whose many small objects all stay in use: to look for garbage takes as long again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        text: str = rtlil.convert(component, name=name, emit_src=False)
+        return text
+    finally:
+        if collects:
+            gc.enable()
 
 
 def to_commented_verilog(component: Component, name: str) -> str:
@@ -66,7 +80,7 @@ def to_commented_verilog(component: Component, name: str) -> str:
 
 
 def to_verilog(component: Component, name: str, fault: Callable[[str], str] | None = None) -> str:
-    """Return a component as plain Verilog, with one module per submodule.
+    """Return a component as plain Verilog, with one module per submodule. What Yosys writes is cached by content.
 
     Args:
         component: the design.
@@ -75,14 +89,12 @@ def to_verilog(component: Component, name: str, fault: Callable[[str], str] | No
 
     Raises:
         ToolError: Yosys is missing or failed.
+        OSError: there is no writable folder for the cache.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        design = name_elements(name_ports(to_rtlil(component, name)))
-        (work / "design.il").write_text(fault(design) if fault else design, encoding="utf-8")
-        (work / "script.ys").write_text(SCRIPT.format(name=name), encoding="utf-8")
-        call([need("yosys"), "-q", "-s", "script.ys"], work, f"writing {name} as Verilog")
-        text = (work / f"{name}.v").read_text(encoding="utf-8")
+    design = name_elements(name_ports(to_rtlil(component, name)))
+    design = fault(design) if fault else design
+    doing = f"writing {name} as Verilog"
+    (text,) = run_yosys(SCRIPT.format(name=name), {"design.il": design}, [f"{name}.v"], doing)
     return name_wires(without_header(text))
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -98,6 +99,7 @@ def fill(template: str, record: Mapping[str, Any], **content: Any) -> str:
     )
 
 
+@cache
 def templates() -> Environment:
     """Return the environment of the page templates."""
     return Environment(
