@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import re
+from pathlib import Path
 
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib.wiring import Component, In, Out
 
 from softmaxkit import ConSmax, Softermax
 from softmaxkit.flow.readable import comment_modules, name_elements, name_ports
 from softmaxkit.flow.tools import ToolError, find
-from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.flow.verilog import to_rtlil, to_verilog
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
@@ -31,15 +35,47 @@ def test_names_are_plain_and_nothing_has_an_initial_value() -> None:
     assert not re.search(r"^\s*(reg|initial)\b[^;]*=", text, re.MULTILINE)
 
 
-def test_ports_have_names_and_the_text_is_stable() -> None:
+def test_ports_have_names_and_the_text_is_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = Softermax().unit(lanes=2, max_row=8)
     text = to_verilog(unit, "unit")
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path))  # nothing is cached there
     assert to_verilog(unit, "unit") == text
     assert not re.search(r"\bport_\d+_\d+\b", text)
     assert {"source_valid", "powers_ready", "totals_payload_total_port", "totals_payload_highest_port"} < ports(
         text, "unit_back"
     )
     assert "port_1_0" not in name_ports("module \\a\n  wire \\port_1_0\nconnect \\sum \\port_1_0 [3:0]\nend\n")
+
+
+class Inverter(Component):
+    """An inverter whose statement is in one of two lines."""
+
+    def __init__(self, late: bool = False) -> None:
+        self.late = late
+        super().__init__({"a": In(1), "y": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        self.collected = gc.isenabled()
+        m = Module()
+        if self.late:
+            m.d.comb += self.y.eq(~self.a)
+        else:
+            m.d.comb += self.y.eq(~self.a)
+        return m
+
+
+def test_a_design_is_written_once_wherever_its_source_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path))
+    text = to_verilog(Inverter(), "inverter")
+    monkeypatch.setattr("softmaxkit.flow.yosys.call", lambda *_: pytest.fail("Yosys ran again"))
+    assert to_verilog(Inverter(late=True), "inverter") == text
+
+
+def test_garbage_is_not_collected_during_the_conversion() -> None:
+    inverter = Inverter()
+    to_rtlil(inverter, "inverter")
+    assert not inverter.collected
+    assert gc.isenabled()
 
 
 def test_elements_have_plain_names() -> None:

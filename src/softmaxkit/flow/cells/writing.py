@@ -133,4 +133,4 @@ def _table(name: str, table: Table, kind: str) -> str:
 
 
 def _numbers(values: Array) -> str:
-    return ", ".join(f"{value:.6g}" for value in np.asarray(values))
+    return ", ".join(f"{value:.6g}" for value in np.asarray(values).tolist())
