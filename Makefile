@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## every method in a small language model that is trained he
 
 test: $(INSTALLED) lint  ## the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "gpu and not slow" tests/gpu
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n 2 -m "gpu and not slow" tests/gpu
 
 test-all: test  ## the slow ones too, one at a time
 	$(BIN)/python -m pytest -m slow
