@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.pool import by_head, encoded, read, write
-from softmaxkit.fused_attention.watch import LATEST, Watch, is_captured
+from softmaxkit.fused_attention.watch import LATEST, Watch
+from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 
