@@ -266,8 +266,7 @@ class PagedKeyValueCache:
         pool = self._keys, self._values
         # Initial parameters of a method depend on the longest sequence, which the host does not know.
         if (
-            mode == "float"
-            and are_read_by_kernel(block_tables)
+            are_read_by_kernel(block_tables)
             and are_read_by_kernel(seq_lens)
             and spec.start(1).keys() <= parameters.keys()
         ):
@@ -275,7 +274,7 @@ class PagedKeyValueCache:
                 pool, self._is_sound, block_tables, seq_lens, attn_mask, max_seq_len
             )
             check_shapes(query, keys, values)
-            result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters, only_on_gpu=True)
+            result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters, only_on_gpu=True)
             if result is not None:
                 return result
         lengths, (keys, values) = checked_pages(pool, self._is_sound, block_tables, seq_lens, max_seq_len)
