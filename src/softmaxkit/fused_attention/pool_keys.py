@@ -61,8 +61,8 @@ class PoolKeys:
         with torch.inference_mode(False):
             if self._first is None:
                 write(self.held, encoded("key", keys, self.held), slots)
-                if not is_captured(self.held.device):  # a graph's memory is not ours to keep
-                    self._latest.append(slots[-LATEST:].clone())
+                if not (self._watch.has_warned or is_captured(self.held.device)):  # a graph's memory stays in it
+                    self._latest.append(slots[-LATEST:].clone())  # servers reuse the memory of their slots
                 return
             first = self._first.written(keys.detach(), slots)
             held = self._framed(first.keys)

@@ -33,6 +33,11 @@ class Watch:
         self._keys = self._writes = 0
         self._wait: int | None = 1  # None after the warning
 
+    @property
+    def has_warned(self) -> bool:
+        """Whether it has warned, and looks at no further keys."""
+        return self._wait is None
+
     def see(self, keys: int, device: torch.device, latest: Callable[[], Cached]) -> None:
         """Take note of a write; not of one that is captured in a CUDA graph.
 
