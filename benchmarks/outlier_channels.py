@@ -6,6 +6,9 @@ relative to the standard deviation, for a few queries over a cache and for all q
 
 Then the errors of the scores if the frame of the cache were that of a number of first keys alone: of ordinary keys,
 and of keys with an outlier channel after a first key that has another one, as attention sinks do.
+
+Last the errors of results of all queries at once without a cache, by the number of channels and the size of an outlier
+channel that queries do not make up for: in 8 bits, and with queries and keys rounded to bfloat16 and all else exact.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import warnings
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,7 +24,7 @@ from torch import Tensor
 
 import softmaxkit
 from benchmark import Results, count, options, run
-from softmaxkit import Exaq, KeyValueCache
+from softmaxkit import ConSmax, Exaq, KeyValueCache
 from softmaxkit.kernels.attention import FEW
 from softmaxkit.kernels.codes import BITS, encode
 from softmaxkit.kernels.frame import frame
@@ -28,6 +32,14 @@ from softmaxkit.record import make_result
 
 QUERIES, CHANNELS, OUTLIER_CHANNEL = 96, 64, 3
 SPEC, CLIP = Exaq(bits=3), -6.0
+SIZES, RATIOS = (8, 32, 64, 128), (1, 4, 8, 16, 50)
+METHODS: tuple[tuple[Any, dict[str, Any]], ...] = (
+    (Exaq(bits=2), {"clip": -5.0}),
+    (SPEC, {"clip": CLIP}),
+    (Exaq(bits=4), {"clip": -7.0}),
+    (ConSmax(), {"beta": 7.0, "gamma": 1.0}),
+)
+"""Clips are 2.5 to 3.5 standard deviations of scores without outliers."""
 KINDS = {
     "none": (False, False, False),
     "in all tokens": (True, False, False),
@@ -53,11 +65,11 @@ def with_sink(key: Tensor) -> Tensor:
     return key
 
 
-def drawn(tokens: int) -> Iterator[Tensor]:
+def drawn(tokens: int, channels: int = CHANNELS) -> Iterator[Tensor]:
     """Draw queries, keys and values without outliers."""
     random = torch.Generator().manual_seed(0)
     for rows, size in ((QUERIES, 2.0), (tokens, 1.0), (tokens, 1.0)):
-        yield torch.randn(1, 2, rows, CHANNELS, generator=random) * size
+        yield torch.randn(1, 2, rows, channels, generator=random) * size
 
 
 def errors_with_outliers(kind: str, tokens: int, ratio: float) -> Results:
@@ -105,15 +117,38 @@ def errors_by_first_keys(tokens: int, ratio: float) -> Iterator[dict[str, Any]]:
                 yield make_result(SPEC, "float", **where, scores_error_percent=error)
 
 
+def errors_by_channels(tokens: int) -> Iterator[dict[str, Any]]:
+    """Yield the errors of results without a cache, by channels and by the size of an outlier channel."""
+    for channels, ratio in product(SIZES, RATIOS):
+        query, key, value = drawn(tokens, channels)
+        key[..., OUTLIER_CHANNEL] *= ratio
+        scores = query.double() @ key.double().mT / channels**0.5
+        rounded = query.bfloat16().double() @ key.bfloat16().double().mT / channels**0.5
+        for spec, numbers in METHODS:
+            module = spec.module(heads=2, **numbers)
+            exact, in_bfloat16 = (module(x).detach() @ value.double() for x in (scores, rounded))
+            result = softmaxkit.attention(query, key, value, spec, **numbers)
+            yield make_result(
+                spec,
+                "float",
+                channels=channels,
+                ratio=ratio,
+                backend=softmaxkit.explain(spec, query, key, value, **numbers).backend,
+                results_error_percent=error_percent(result, exact),
+                bfloat16_error_percent=error_percent(in_bfloat16, exact),
+            )
+
+
 def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
-    """Measure every kind of outliers, then every number of first keys."""
+    """Measure every kind of outliers, every number of first keys, then every number of channels."""
     tokens, ratio = arguments.tokens, arguments.ratio
     results = [result for kind in KINDS for result in errors_with_outliers(kind, tokens, ratio)]
-    return {"tokens": tokens, "ratio": ratio}, [*results, *errors_by_first_keys(tokens, ratio)]
+    results += [*errors_by_first_keys(tokens, ratio), *errors_by_channels(tokens)]
+    return {"tokens": tokens, "ratio": ratio}, results
 
 
 def lines(record: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each kind of outliers and for each number of first keys."""
+    """Yield a line for each kind of outliers, number of first keys, and number of channels with a size of outliers."""
     inputs, results = record["inputs"], record["results"]
     yield f"a key channel {inputs['ratio']:g} times larger, {inputs['tokens']} tokens: errors of scores, of results"
     for kind in KINDS:
@@ -128,6 +163,12 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     for first in FIRST:
         errors = [f"{each['scores_error_percent']:.2f}%" for each in results if each.get("first_keys") == first]
         yield f"  {first:4} keys  {', '.join(errors)}"
+    names = ", ".join(f"{spec.title}{f' {spec.bits} bits' if isinstance(spec, Exaq) else ''}" for spec, _ in METHODS)
+    yield f"no cache, errors of results, and with queries and keys in bfloat16: {names}"
+    for channels, size in product(SIZES, RATIOS):
+        own = [each for each in results if (each.get("channels"), each.get("ratio")) == (channels, size)]
+        errors = [f"{each['results_error_percent']:.1f}% {each['bfloat16_error_percent']:.1f}%" for each in own]
+        yield f"  {channels:4} channels, one x {size:<3} ({own[0]['backend']})  {', '.join(errors)}"
 
 
 def ratio(text: str) -> float:

@@ -43,9 +43,19 @@ public:
             found.values = std::max(found.values, of_.values[head].error);
         }
         if (!found.finite) return found;
-        for (int64_t index = 0; index < of_.shape.batch * of_.shape.heads; ++index) {
-            const int64_t batch = index / of_.shape.heads, head = index % of_.shape.heads;
-            found.scores = std::max(found.scores, noise(batch, head, found.finite));
+        const int64_t heads = of_.shape.batch * of_.shape.heads;
+        std::vector<double> errors(heads);
+        parallel_for(heads, 1, threads_, [&](int64_t first, int64_t last) {
+            for (int64_t head = first; head < last; ++head) {
+                const int64_t batch = head / of_.shape.heads, of_batch = head % of_.shape.heads;
+                const Tokens<T> queries{token(of_.query, of_.shape.query, batch, of_batch, 0), of_.shape.query[2],
+                                        of_.shape.queries, of_.shape.channels, nullptr};
+                errors[head] = score_error(queries, of_.scale, of_.keys[of_.key_head(batch, of_batch)]);
+            }
+        });
+        for (const double error : errors) {
+            found.finite = found.finite && std::isfinite(error);
+            found.scores = std::max(found.scores, error);
         }
         return found;
     }
@@ -71,8 +81,6 @@ public:
     }
 
 private:
-    static constexpr int64_t sampled = 32;  // queries per head from which the error of the scores is estimated
-
     static int64_t stripe_rows([[maybe_unused]] int64_t keys) {
 #if defined(SOFTMAXKIT_TILES)
         return tile_pair;
@@ -92,28 +100,6 @@ private:
         pack_values(Tokens<T>{token(of_.value, shape.value, batch, head, 0), shape.value[2], count,
                               shape.value_channels, seen},
                     of_.values[index]);
-    }
-
-    // The expected root mean square error of the scores of a head.
-    double noise(int64_t batch, int64_t head, bool& finite) const {
-        const Shape& shape = of_.shape;
-        const PackedKeys& keys = of_.keys[of_.key_head(batch, head)];
-        std::vector<float> whole(rounded_up(shape.channels, width));
-        std::vector<uint8_t> to(rounded_up(shape.channels, 4));
-        double sum = 0;
-        const int64_t step = (shape.queries + sampled - 1) / sampled;
-        for (int64_t index = 0; index < shape.queries; index += step) {
-            const T* from = token(of_.query, shape.query, batch, head, index);
-            const PackedQuery query =
-                pack_query(from, shape.channels, of_.scale, keys, whole.data(), to.data(), finite);
-            int64_t squares = 0;
-            for (int64_t channel = 0; channel < shape.channels; ++channel) {
-                squares += (to[channel] - 128) * (to[channel] - 128);
-            }
-            // Rounding errors of the codes of queries and keys are uniform: their root mean square is 1/sqrt(12).
-            sum += double{query.step} * query.step * (static_cast<double>(squares) + keys.spread) / 12;
-        }
-        return std::sqrt(sum / static_cast<double>((shape.queries + step - 1) / step));
     }
 
     AttentionOperands<T> of_;

@@ -86,17 +86,24 @@ struct Column {
         low = stdx::min(low, value);
         high = stdx::max(high, value);
     }
+
+    void join(const Column& other) {
+        sum += other.sum;
+        sizes += other.sizes;
+        low = stdx::min(low, other.low);
+        high = stdx::max(high, other.high);
+    }
 };
 
-// Adds token by token, so that sums do not depend on the vector width.
+// Statistics of the tokens from `begin` to `end`. Adds token by token, so that sums do not depend on the vector width.
 template <class T>
-std::vector<Column> column_statistics(const Tokens<T>& tokens) {
+std::vector<Column> statistics_of_run(const Tokens<T>& tokens, int64_t begin, int64_t end) {
     constexpr int64_t together = 4;
     std::vector<Column> columns((tokens.channels + width - 1) / width);
     int64_t channel = 0;
     for (; channel + together * width <= tokens.channels; channel += together * width) {
         std::array<Column, together> some;
-        for (int64_t token = 0; token < tokens.count; ++token) {
+        for (int64_t token = begin; token < end; ++token) {
             if (!tokens.is_seen(token)) continue;
             const T* from = tokens.at(token) + channel;
             for (int64_t part = 0; part < together; ++part) some[part].add(load(from + part * width));
@@ -105,10 +112,22 @@ std::vector<Column> column_statistics(const Tokens<T>& tokens) {
     }
     for (; channel < tokens.channels; channel += width) {
         Column column;
-        for (int64_t token = 0; token < tokens.count; ++token) {
+        for (int64_t token = begin; token < end; ++token) {
             if (tokens.is_seen(token)) column.add(load_upto(tokens.at(token) + channel, tokens.channels - channel));
         }
         columns[channel / width] = column;
+    }
+    return columns;
+}
+
+// Adds runs of tokens: a float32 sum of millions would absorb what is added to it.
+template <class T>
+std::vector<Column> column_statistics(const Tokens<T>& tokens) {
+    constexpr int64_t run = 4096;
+    std::vector<Column> columns = statistics_of_run(tokens, 0, std::min(run, tokens.count));
+    for (int64_t begin = run; begin < tokens.count; begin += run) {
+        const std::vector<Column> more = statistics_of_run(tokens, begin, std::min(begin + run, tokens.count));
+        for (size_t index = 0; index < columns.size(); ++index) columns[index].join(more[index]);
     }
     return columns;
 }

@@ -262,6 +262,7 @@ def test_every_function_suggests_its_own_arguments() -> None:
     pages, lengths = torch.zeros(1, 1, dtype=torch.int32), torch.ones(1, dtype=torch.int32)
     calls = (
         (partial(softmaxkit.softmax, scores, Exact()), "attn_mask", "did you mean 'mask'"),
+        (partial(softmaxkit.softmax, scores, Exact()), "MASK", "did you mean 'mask'"),
         (partial(softmaxkit.softmax, scores, Exact()), "axis", "known parameters are scores, spec, mask, dim, mode"),
         (partial(softmaxkit.explain, Exact(), scores), "modes", "did you mean 'mode'"),
         (partial(softmaxkit.partial_attention, query, query, query, Exact()), "mask", "did you mean 'attn_mask'"),
@@ -292,3 +293,11 @@ def test_integers_under_a_dual_level_say_so() -> None:
     module = Exact().module(mode="integer")
     with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="does not support forward-mode"):
         module(torch.zeros(3))
+
+
+def test_public_names_are_suggested_in_any_case_or_not_at_all() -> None:
+    for wrong, near in (("EXAQ", "Exaq"), ("softmx", "softmax"), ("numerically_safe_softmax", "softmax")):
+        with pytest.raises(AttributeError, match=f"no attribute '{wrong}'; did you mean '{near}'"):
+            getattr(softmaxkit, wrong)
+    with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
+        _ = softmaxkit.zzz

@@ -69,11 +69,10 @@ def __getattr__(name: str) -> Any:
         return methods[name]
     message = f"module 'softmaxkit' has no attribute {name!r}"
     if not name.startswith("_"):
-        from difflib import get_close_matches
+        from softmaxkit.suggestions import closest
 
-        known = {each.lower(): each for each in (*methods, *_NAMES)}
-        near = get_close_matches(name.lower(), known, n=1)
-        message += f"; did you mean {known[near[0]]!r}?" if near else ""
+        near = closest(name, (*methods, *_NAMES))
+        message += "" if near is None else f"; did you mean {near!r}?"
     raise AttributeError(message)
 
 

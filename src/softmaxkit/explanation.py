@@ -26,7 +26,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         A `Choice` with `backend`, and `refusals` keyed by back end; print it for a readable summary.
 
     Raises:
-        TypeError: the number of tensors is neither 1 nor 3.
+        TypeError: the number of tensors is neither 1 nor 3, or one is something else.
         ValueError: as for `softmax` and `attention`.
 
     Example:
@@ -36,12 +36,15 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     """
     from softmaxkit.fused_attention.call import module_for
     from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles
+    from softmaxkit.kernels.attention import check_tensors
     from softmaxkit.kernels.backends import only_torch
 
     check_spec(spec)
     spec.check_known(parameters, function=explain)
     if len(tensors) not in (1, 3):
         raise TypeError(f"explain takes one tensor (scores) or three (query, key, value), got {len(tensors)}")
+    for tensor in tensors:
+        check_tensors(tensors=tensor)
     if len(tensors) == 1:
         scores = tensors[0]
         module = spec.module(mode=mode, **{**spec.start(scores.shape[-1]), **parameters})

@@ -17,9 +17,16 @@ def suggestion(name: str, known: Iterable[str], otherwise: str = "there are") ->
         otherwise: the introduction of the list, e.g. "the methods are".
     """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    near = near or [other for other in known if name and (name in other or (len(other) > 2 and other in name))]
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known) or 'none'}"
+    near = closest(name, known)
+    return f"{otherwise} {', '.join(known) or 'none'}" if near is None else f"did you mean {near!r}?"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the closest known name, or one within or around `name`, in any case; None if there is neither."""
+    lower, names = name.lower(), {other.lower(): other for other in known}
+    near = difflib.get_close_matches(lower, names, n=1)
+    near = near or [other for other in names if lower and (lower in other or (len(other) > 2 and other in lower))]
+    return names[near[0]] if near else None
 
 
 def arguments_of(function: Callable[..., Any]) -> list[str]:

@@ -207,6 +207,32 @@ def test_a_folder_in_which_a_run_is_at_work_is_refused(tmp_path: Path, capsys: p
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder in which nobody can create files")
+def test_a_folder_in_which_no_file_can_be_created_is_not_taken_for_another_run() -> None:
+    with (
+        pytest.raises(OSError, match="no file can be created there; choose another --output") as error,
+        alone_in(Path("/proc/model")),
+    ):
+        pass
+    assert error.value.filename == "/proc"
+
+
+def test_retries_of_the_hub_are_not_shown() -> None:
+    script = (
+        "from softmaxkit.cli import main\n"
+        "main(['--version'])\n"
+        "from huggingface_hub.utils import logging\n"
+        "assert logging.get_verbosity() == logging.ERROR\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_claims_says_what_method_selects(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    help = " ".join(run(capsys, "claims", "--help")[1].split())
+    assert "Judge the claims of this method's paper. Repeatable. [default: (all)]" in help
+
+
 @pytest.mark.parametrize("verb", ["rtl", "verify", "synth"])
 @pytest.mark.parametrize("option", [["--layer", "1"], ["--head", "1"], ["--text", "file"]])
 def test_options_of_a_head_without_a_model_are_refused(

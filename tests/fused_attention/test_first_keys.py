@@ -210,8 +210,12 @@ def test_outliers_that_come_later_are_warned_of_once(together: int, first: int, 
 def test_samples_are_watched_too_and_prevent_the_warning() -> None:
     _, key = with_late_outlier(8, 150)
     tokens = key[0].transpose(0, 1)
+    pool = pool_of(key, 8, sample_keys=tokens[:150])
     with pytest.warns(UserWarning, match="sample_keys="):
-        put(pool_of(key, 8, sample_keys=tokens[:150]), key, 150, TOKENS)
+        put(pool, key, 150, TOKENS)
+    noted = [*pool._pool_keys._latest]
+    put(pool, key, 150, TOKENS)
+    assert [*map(id, pool._pool_keys._latest)] == [*map(id, noted)]  # nothing will look at them
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         put(pool_of(key, 8, sample_keys=tokens[150:]), key, 150, TOKENS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -54,9 +55,38 @@ def test_fewer_tokens_and_other_sequences(bits: int, bytes_of_token: int) -> Non
     cache.crop(length := torch.tensor(20))  # type: ignore[arg-type]
     length -= 1
     assert len(cache) == 20
-    with pytest.raises(IndexError):
-        cache.select(torch.tensor([4]))
     assert cache.keys.shape == (4, 2, 20, 8)
+
+
+WRONG_SEQUENCES = [
+    (torch.tensor([0, 4]), IndexError, "sequences must be 0 to 3, got 4"),
+    (torch.tensor([-1]), IndexError, "sequences must be 0 to 3, got -1"),
+    (torch.tensor([[0]]), ValueError, r"sequences must be \(new batch,\), got \(1, 1\)"),
+    (torch.tensor([0.0]), TypeError, r"sequences must be int32 or int64, got torch\.float32"),
+    (torch.tensor([True]), TypeError, r"sequences must be int32 or int64, got torch\.bool"),
+    ([0], TypeError, "sequences must be a torch tensor, got list"),
+]
+
+
+@pytest.mark.parametrize(("sequences", "error", "message"), WRONG_SEQUENCES)
+def test_sequences_that_cannot_be_selected(sequences: Any, error: type[Exception], message: str) -> None:
+    cache = KeyValueCache(torch.randn(4, 2, 20, 8), torch.randn(4, 2, 20, 8))
+    with pytest.raises(error, match=message):
+        cache.select(sequences)
+    assert cache.keys.shape == (4, 2, 20, 8)
+
+
+def test_lists_are_not_taken_for_tensors() -> None:
+    tokens = torch.randn(1, 2, 20, 8)
+    cache = KeyValueCache(tokens, tokens)
+    query = tokens[:, :, :1]
+    with pytest.raises(TypeError, match="values must be a torch tensor, got list"):
+        KeyValueCache(tokens, [0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="keys must be a torch tensor, got list"):
+        cache.append([0], tokens)  # type: ignore[arg-type]
+    for name, given in {"query": [0], "attn_mask": [True], "lengths": [20]}.items():
+        with pytest.raises(TypeError, match=f"{name} must be a torch tensor, got list"):
+            cache.attention(**{"query": query, name: given}, spec=Exaq(), clip=-5.0)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -257,6 +257,8 @@ TOKENS = torch.ones(4, 2, 8)
         ({"value": TOKENS.to("meta")}, TypeError, "requires value in torch.float32 on cpu, got torch.float32 on meta"),
         ({"key": TOKENS[:, :1]}, ValueError, r"key must be \(tokens, 2, 8\), got \(4, 1, 8\)"),
         ({"value": TOKENS[:, :, None]}, ValueError, r"value must be \(tokens, 2, 8\), got \(4, 2, 1, 8\)"),
+        ({"key": [0]}, TypeError, "key must be a torch tensor, got list"),
+        ({"slot_mapping": [0, 1, 2, 3]}, TypeError, "slot_mapping must be a torch tensor, got list"),
         ({"value": TOKENS / 0}, ValueError, "value cannot be written: keys and values must be finite"),
     ],
 )
@@ -297,6 +299,9 @@ def test_what_cannot_be_written_is_not(change: dict[str, Any], error: type[Excep
         ({"query": QUERY.bfloat16()}, TypeError, "requires queries in torch.float32 on cpu, got torch.bfloat16"),
         ({"query": QUERY[:1]}, ValueError, "keys must have the batch and channels of the queries"),
         ({"query": torch.ones(2, 3, 8)}, ValueError, "query heads must be a multiple of key heads"),
+        ({"query": [0]}, TypeError, "query must be a torch tensor, got list"),
+        ({"block_tables": [[2]]}, TypeError, "block_tables must be a torch tensor, got list"),
+        ({"seq_lens": [3, 3]}, TypeError, "seq_lens must be a torch tensor, got list"),
     ],
 )
 def test_tables_that_do_not_fit(change: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -311,8 +316,15 @@ def test_pools_and_copies_that_do_not_fit() -> None:
         PagedKeyValueCache(3, 24, 2, 8)
     with pytest.raises(ValueError, match="bits must be 8 or 4, got 3"):
         PagedKeyValueCache(3, 16, 2, 8, bits=3)
-    with pytest.raises(ValueError, match="numbers of blocks, heads and channels must be 1 or more"):
+    with pytest.raises(ValueError, match="num_blocks must be 1 or more, got 0"):
         PagedKeyValueCache(0, 16, 2, 8)
+    for place, name in enumerate(("num_blocks", "block_size", "num_kv_heads", "head_size", "value_head_size")):
+        sizes: list[Any] = [3, 16, 2, 8, 8]
+        sizes[place] = float(sizes[place])
+        with pytest.raises(TypeError, match=f"{name} must be an integer, got {sizes[place]}"):
+            PagedKeyValueCache(*sizes)
+    with pytest.raises(ValueError, match=r"bits must be 8 or 4, got 8\.0"):
+        PagedKeyValueCache(3, 16, 2, 8, bits=8.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="dtype must be a floating torch dtype, got"):
         PagedKeyValueCache(3, 16, 2, 8, dtype=torch.int8)
     with pytest.raises(ValueError, match=r"sample_keys must be \(tokens, 2, 8\)"):

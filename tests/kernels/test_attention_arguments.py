@@ -168,10 +168,17 @@ def test_invalid_arguments_are_rejected() -> None:
         softmaxkit.attention(query, query, query, Exaq(), random_mask(7, 20), clip=CLIP)
     with pytest.raises(TypeError, match="share a floating dtype"):
         softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
-    with pytest.raises(TypeError, match="torch tensors, got ndarray"):
+    with pytest.raises(TypeError, match="value must be a torch tensor, got ndarray; pass"):
         softmaxkit.attention(query, key, value.numpy(), Exaq(), clip=CLIP)
     with pytest.raises(TypeError, match="attn_mask must be boolean"):
         softmaxkit.attention(query, query, query, Exaq(), torch.ones(20, 20, dtype=torch.int), clip=CLIP)
+    for spec, mode, wrong in product((Exact(), Exaq()), ("float", "integer"), (-0.5, 1.5, math.nan)):
+        with pytest.raises(ValueError, match=f"dropout_p must be a probability from 0 to 1, got {wrong}"):
+            softmaxkit.attention(query, query, query, spec, dropout_p=wrong, mode=mode, **parameters_of(spec))
+    with pytest.raises(TypeError, match="key must be a torch tensor, got list"):
+        softmaxkit.partial_attention(query, [0], value, Exact())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tensors must be a torch tensor, got list"):
+        softmaxkit.explain(Exact(), [0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected a spec such as"):
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
 

@@ -267,6 +267,8 @@ def test_invalid_calls_are_rejected() -> None:
     tokens = torch.randn(1, 1, 5, 8)
     with pytest.raises(ValueError, match="bits must be 8 or 4, got 3"):
         KeyValueCache(tokens, tokens, bits=3)
+    with pytest.raises(ValueError, match=r"bits must be 8 or 4, got 8\.0"):
+        KeyValueCache(tokens, tokens, bits=8.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"got 8 channels of torch\.float32 on cpu, a cache of 8 bits on"):
         kernels.attend(tokens, encode(tokens, 8), encode(tokens, 4), call_of(ConSmax()))
 

@@ -104,6 +104,49 @@ def test_outliers_in_8_bits_exceed_the_error(monkeypatch: pytest.MonkeyPatch) ->
         assert error(softmaxkit.attention(*operands, spec, **parameters), truth(spec, parameters, operands)) > expected
 
 
+def in_8_bits(query: Tensor, key: Tensor) -> Tensor:
+    """Return the scores of queries and keys in 8 bits, in float64, as native/packed_operands.hpp describes them."""
+    query, key = query.double() / 8, key.double()
+    low, high = key.amin(2, keepdim=True), key.amax(2, keepdim=True)
+    centre, step = (low + high) / 2, (high - low) / 254
+    mean = ((key.mean(2, keepdim=True) - centre) / step).round()
+    wide = query * step
+    query_step = wide.abs().amax(3, keepdim=True) / 127
+    of_codes = (wide / query_step).round() @ (((key - centre) / step).round() - mean).mT
+    return query_step * of_codes + query @ (centre + step * mean).mT
+
+
+EXPECTED = ["normal", "channel", "heavy tails", "a large query", "large queries but each tenth", "many far from 0"]
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_the_expected_error_of_scores_is_the_one_that_8_bits_make(
+    kind: str, build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if build == "none":
+        pytest.skip("torch needs no 8 bits")
+    query, key, value = inputs(*((20, 1 << 18) if kind == "many far from 0" else (320, 600)))
+    if kind == "many far from 0":  # a float32 sum of these keys would be off by many of their standard deviations
+        key += 1003
+    if kind == "channel":
+        key[..., 3] *= 16
+    if kind == "heavy tails":
+        key = key**3
+    if kind == "a large query":
+        query[:, :, 0] *= 40
+    if kind == "large queries but each tenth":
+        query[:, :, torch.arange(320) % 10 > 0] *= 20
+    expected = []
+    decide = fused.too_coarse
+    monkeypatch.setattr(fused, "too_coarse", lambda scores, values: expected.append(scores) or decide(scores, values))
+    choice = softmaxkit.explain(METHODS[0][0], query, key, value, **METHODS[0][1])
+    exact = query.double() @ key.double().mT / 8
+    made = (in_8_bits(query, key) - exact).square().mean((0, 2, 3)).sqrt().max().item()
+    assert expected == [pytest.approx(made, rel=0.05)]
+    assert choice.native == (made <= fused.SCORE_ERROR)
+    assert choice.native == (kind not in ("heavy tails", "large queries but each tenth"))
+
+
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_a_query_does_not_depend_on_the_other_queries(padding: str, build: str) -> None:
     operands = inputs(1000, 500)

@@ -73,6 +73,34 @@ def test_block_masks_are_cached_until_the_mask_changes() -> None:
     assert flex._blocks(operands[0], operands[1], None, True) is flex._blocks(operands[0], operands[1], None, True)
 
 
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_block_masks_of_a_graph_are_not_shared_with_calls_outside(
+    is_causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a CUDA graph captures is computed when it is replayed, in memory that is then the graph's."""
+    query, key, _ = tensors(queries=24)
+    mask = None if is_causal else torch.ones(24, 30, dtype=torch.bool)
+    arguments = query, key, mask, is_causal
+    monkeypatch.setattr(flex, "is_captured", lambda device: True)
+    captured = flex._blocks(*arguments)
+    monkeypatch.setattr(flex, "is_captured", lambda device: False)
+    outside = flex._blocks(*arguments)
+    assert outside is not captured
+    assert flex._blocks(*arguments) is outside
+    monkeypatch.setattr(flex, "is_captured", lambda device: True)
+    assert flex._blocks(*arguments) is not outside  # whose memory a later call may free
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_block_masks_made_in_inference_mode_serve_training(is_causal: bool) -> None:
+    query, key, _ = tensors(queries=23)
+    mask = None if is_causal else torch.ones(23, 30, dtype=torch.bool)
+    with torch.inference_mode():
+        blocks = flex._blocks(query, key, mask, is_causal)
+    assert blocks is not None
+    assert not blocks.kv_indices.is_inference()  # autograd refuses to save tensors of inference mode
+
+
 def test_a_mask_of_inference_mode() -> None:
     """Tensors of inference mode have no version, so that no block mask can be cached for them."""
     operands = tensors()

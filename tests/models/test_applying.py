@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,6 +56,24 @@ def test_restore_returns_the_original_attention_after_any_changes() -> None:
         softmaxkit.apply(model, Exact(), layers=[9])
     model.set_attn_implementation("sdpa")
     assert softmaxkit.restore(model).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_model_made_from_the_config_of_a_switched_one_gets_its_own(copied: Callable[[Any], Any]) -> None:
+    model = copied(softmaxkit.apply(tiny_model("gpt2"), Exact()))
+    made = softmaxkit.apply(type(model)(model.config), Softermax())
+    softmaxkit.restore(model)
+    softmaxkit.set_mode(made, "integer")  # raises if its methods do not run
+    assert softmaxkit.restore(made).config._attn_implementation == model.config._attn_implementation == "eager"
+
+
+def test_copies_outlive_the_model_and_are_freed_with_their_last_reference() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Exact())
+    shallow = copy.copy(model)
+    first = weakref.ref(model)
+    del model
+    assert first() is None
+    assert copy.deepcopy(shallow).config._attn_implementation == NAME
 
 
 def test_an_attention_function_set_after_apply_is_detected() -> None:

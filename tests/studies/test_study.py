@@ -18,6 +18,7 @@ from softmaxkit.studies.grid import run_study
 
 pytestmark = pytest.mark.usefixtures("few_tokens")
 
+TITLES = {spec.method: spec.title for spec in (Exact, ConSmax, Exaq)}
 SMALL = """
 question = "Does it work?"
 seeds = [0, 1]
@@ -163,13 +164,16 @@ def test_points_are_compared_with_exact_softmax_after_the_same_training(tmp_path
     page = render_study(record)
     assert "Does it work?" in page
     assert page.count("<tr>") > 16
-    drawn = picture(results, record["inputs"]["picture"])
+    drawn = picture(results, record["inputs"]["picture"], TITLES)
     assert sorted({trace.name for trace in drawn.data}) == [
-        "consmax learning_rate 0.001",
-        "consmax learning_rate 0.004",
+        "ConSmax learning_rate 0.001",
+        "ConSmax learning_rate 0.004",
     ]
+    assert "ConSmax learning_rate 0.001" in page
+    assert "consmax learning_rate" not in page
     assert list(drawn.data[0].x) == [1.0, 10.0]
-    steps = picture(results, {"x": "step", "y": "loss_change_percent"})
+    steps = picture(results, {"x": "step", "y": "loss_change_percent"}, TITLES)
+    assert {trace.name.split()[0] for trace in steps.data} <= {*TITLES.values()}
     assert list(steps.data[0].x) == [1, 2, 3, 4]
 
 
@@ -180,8 +184,9 @@ def test_pictures_of_magnitudes_of_zeros_and_of_methods_without_the_setting() ->
 
     config = {"x": "spec.gamma0", "y": "loss_change_percent"}
     results = [result({"spec.gamma0": value}, value) for value in (100.0, 3.0)]
-    assert picture(results, config).layout.xaxis.type == "log"
-    drawn = picture([*results, result({"spec.gamma0": 0.0}, 2.0), result({"spec.tables": "whole"}, 7.0)], config)
+    assert picture(results, config, TITLES).layout.xaxis.type == "log"
+    results = [*results, result({"spec.gamma0": 0.0}, 2.0), result({"spec.tables": "whole"}, 7.0)]
+    drawn = picture(results, config, TITLES)
     assert (drawn.layout.xaxis.type, drawn.layout.xaxis.categoryarray) == ("category", (0.0, 3.0, 100.0))
     level = next(trace for trace in drawn.data if "whole" in trace.name)
     assert (list(level.x), list(level.y)) == ([0.0, 3.0, 100.0], [7.0, 7.0, 7.0])
@@ -257,7 +262,7 @@ def test_diverged_seeds_are_counted_next_to_the_mean_of_the_others() -> None:
     ]
     (group,) = summary(results, "loss_nats")
     assert shown(group, 2) == "3.00 ± 1.41 (1 of 3 diverged)"
-    assert picture(results, {"x": "recipe.steps", "y": "loss_nats"}) is None
+    assert picture(results, {"x": "recipe.steps", "y": "loss_nats"}, TITLES) is None
 
 
 def test_a_conversion_is_compared_with_softmax_after_equal_steps(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def _quieten_libraries() -> None:
     """Silence progress bars and notices of libraries, which read these variables when first imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # two lines per retry without a network
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", message=".*created but never used")  # Amaranth units built only for their sizes

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, note, results_console, stages, write_record
-from softmaxkit.cli.options import JsonOption, MethodsOption, writable_file
+from softmaxkit.cli.options import JsonOption, methods_option, writable_file
 from softmaxkit.methods import METHODS
 
 
@@ -24,7 +24,7 @@ def claims(
             help="Folder of the records to judge by; the repository has one.",
         ),
     ] = Path("results"),
-    method: MethodsOption = None,
+    method: Annotated[list[str] | None, methods_option("Judge the claims of this method's paper.", "all")] = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="First run the measurements that take only seconds, into DIR/claims.")
     ] = False,

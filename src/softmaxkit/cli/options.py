@@ -29,17 +29,17 @@ def method_argument(help: str, *also: str) -> Any:
     return typer.Argument(help=help, show_default=False, autocompletion=lambda: [*METHODS, *also])
 
 
+def methods_option(help: str, default: str) -> Any:
+    """Return the repeatable --method option with a help text and the description of its default."""
+    return typer.Option("--method", help=f"{help} Repeatable.", show_default=default, autocompletion=lambda: [*METHODS])
+
+
 OR_RIVALS = f"; or a rival, {any_of(RIVALS)}" if RIVALS else ""
 MethodArgument = Annotated[str | None, method_argument(f"{any_of(ALL_METHODS)}{OR_RIVALS}.")]
 MethodOrAllArgument = Annotated[str | None, method_argument(f"{any_of([*ALL_METHODS, ALL])}{OR_RIVALS}.", ALL)]
 MethodsOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--method",
-        help=f"Measure this method{OR_RIVALS}. Repeatable.",
-        show_default="all except rivals" if RIVALS else "all",
-        autocompletion=lambda: [*METHODS],
-    ),
+    methods_option(f"Measure this method{OR_RIVALS}.", "all except rivals" if RIVALS else "all"),
 ]
 SpecOption = Annotated[
     Path | None, typer.Option("--spec", metavar="FILE", help="A JSON file with a spec, in place of a method.")

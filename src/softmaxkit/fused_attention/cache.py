@@ -11,7 +11,8 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
 from softmaxkit.fused_attention.watch import LATEST, Watch
-from softmaxkit.kernels.codes import BITS, Cached, encode, ordinary
+from softmaxkit.kernels.attention import check_tensors
+from softmaxkit.kernels.codes import Cached, check_bits, encode, ordinary
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -37,8 +38,8 @@ class KeyValueCache:
     """
 
     def __init__(self, keys: Tensor, values: Tensor, bits: int = 8) -> None:
-        if bits not in BITS:
-            raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
+        check_bits(bits)
+        check_tensors(keys=keys, values=values)
         for tokens in (keys, values):
             if tokens.ndim != 4:
                 raise ValueError(
@@ -60,6 +61,7 @@ class KeyValueCache:
                 attends to them, see `softmaxkit.kernels.codes.encode`.
             TypeError: the dtype or the device differs from that of the first keys.
         """
+        check_tensors(keys=keys, values=values)
         for store, tokens in zip(self._stores, (keys, values), strict=True):
             where = store.held.device
             if tokens.dtype != self._dtype or not tokens.is_floating_point() or tokens.device != where:
@@ -101,11 +103,21 @@ class KeyValueCache:
         """Select sequences of the batch, in any order and with repetition, as beam search requires.
 
         Args:
-            sequences: int64, (new batch,), indices into the batch.
+            sequences: int32 or int64, (new batch,), indices into the batch.
 
         Raises:
-            IndexError: an index is out of range.
+            IndexError: an index is out of range; those on a GPU are not checked.
+            ValueError: another shape.
+            TypeError: not a tensor, or of another dtype.
         """
+        check_tensors(sequences=sequences)
+        if sequences.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"sequences must be int32 or int64, got {sequences.dtype}")
+        if sequences.ndim != 1:
+            raise ValueError(f"sequences must be (new batch,), got {tuple(sequences.shape)}")
+        batch = self._stores[0].held.shape[0]
+        if sequences.device.type == "cpu" and (wrong := sequences[(sequences < 0) | (sequences >= batch)]).numel():
+            raise IndexError(f"sequences must be 0 to {batch - 1}, got {int(wrong[0])}")
         for store in self._stores:
             store.select(sequences)
 
@@ -162,6 +174,7 @@ class KeyValueCache:
         Raises:
             ValueError, TypeError: as in `attention`; or invalid lengths.
         """
+        check_tensors(query=query, attn_mask=attn_mask, lengths=lengths)
         check_spec(spec)
         spec.require(parameters, self.attention)
         if lengths is not None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from softmaxkit.fused_attention.choice import choose, may_use_tiles
 from softmaxkit.fused_attention.stripes import attend_by_stripes
-from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, check_shapes, check_tensors, default_scale
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.native_attention import attend
@@ -69,7 +69,8 @@ def attention(
         (batch, heads, queries, value channels), in the dtype of the queries; zeros for a fully masked query.
 
     Raises:
-        ValueError: shapes or masks do not fit, or a required parameter, such as EXAQ's clip, is missing.
+        ValueError: shapes or masks do not fit, `dropout_p` is not a probability, or a required parameter, such as
+            EXAQ's clip, is missing.
         TypeError: dtypes do not fit, or the method has no such parameter.
 
     Source: EXAQ, ConSmax and Softermax as in their specs; the mean of the keys is subtracted before they are quantised
@@ -78,6 +79,8 @@ def attention(
     check_spec(spec)
     spec.require(parameters, attention)
     _check(query, key, value, attn_mask, is_causal)
+    if not 0 <= dropout_p <= 1:
+        raise ValueError(f"dropout_p must be a probability from 0 to 1, got {dropout_p}")
     if query.ndim < 4:
         more = (None,) * (4 - query.ndim)
         query, key, value = query[more], key[more], value[more]
@@ -107,9 +110,7 @@ def attention(
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-    for operand in (query, key, value, attn_mask):
-        if not (operand is None or isinstance(operand, Tensor)):
-            raise TypeError(f"attention takes torch tensors, got {type(operand).__name__}; pass torch.as_tensor of it")
+    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
     if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
         raise TypeError(
             f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"

@@ -45,10 +45,9 @@ def attention_over_codes(
         parameters: as there.
     """
     check_shapes(query, keys, values)
-    if mode == "float":
-        result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters)
-        if result is not None:
-            return result
+    result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters)
+    if result is not None:
+        return result
     if lengths is not None:
         check_range(lengths, keys.shape[2], HELD)
     mask = _within(lengths, keys, attn_mask)
@@ -64,6 +63,7 @@ def by_codes(
     attn_mask: Tensor | None,
     scale: float | None,
     lengths: Tensor | None,
+    mode: str,
     parameters: Mapping[str, Any],
     only_on_gpu: bool = False,
 ) -> Tensor | None:
@@ -71,9 +71,9 @@ def by_codes(
 
     With `only_on_gpu`, native kernels do not apply: they do not check block tables.
     """
-    if not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
+    if mode != "float" or not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
         return None
-    module = module_for(spec, "float", query.shape[1], keys.shape[2], parameters, query.device)
+    module = module_for(spec, mode, query.shape[1], keys.shape[2], parameters, query.device)
     factor = default_scale(query) if scale is None else scale
     call, choice = choose(module, query, keys, values, scale=factor)
     if call is None or not choice.kernel or (choice.native and only_on_gpu):

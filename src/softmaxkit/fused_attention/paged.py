@@ -21,7 +21,7 @@ from softmaxkit.fused_attention.pool_checks import (
     check_written,
 )
 from softmaxkit.fused_attention.pool_keys import PoolKeys
-from softmaxkit.kernels.attention import check_shapes
+from softmaxkit.kernels.attention import check_shapes, check_tensors
 from softmaxkit.kernels.codes import Cached, ordinary
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -56,7 +56,7 @@ class PagedKeyValueCache:
 
     Raises:
         ValueError: a size below 1, another number of bits; sample keys as in `reshape_and_cache`.
-        TypeError: the dtype is not floating; sample keys as in `reshape_and_cache`.
+        TypeError: a size is not an integer, or the dtype is not floating; sample keys as in `reshape_and_cache`.
 
     Example:
         >>> cache = softmaxkit.PagedKeyValueCache(num_blocks=1024, block_size=16, num_kv_heads=8, head_size=128)
@@ -78,15 +78,22 @@ class PagedKeyValueCache:
         sample_keys: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        sizes = (num_blocks, num_kv_heads, head_size, head_size if value_head_size is None else value_head_size)
-        check_sizes(sizes, block_size, bits, dtype)
+        value_head_size = head_size if value_head_size is None else value_head_size
+        sizes = {
+            "num_blocks": num_blocks,
+            "block_size": block_size,
+            "num_kv_heads": num_kv_heads,
+            "head_size": head_size,
+            "value_head_size": value_head_size,
+        }
+        check_sizes(sizes, bits, dtype)
         self.dtype = dtype
         self._num_blocks = num_blocks
         with torch.inference_mode(False):
             # One extra page receives the tokens that a GPU skips.
             keys, self._values = (
                 empty(num_blocks + 1, block_size, num_kv_heads, channels, bits, torch.device(device))
-                for channels in sizes[2:]
+                for channels in (head_size, value_head_size)
             )
             self._is_sound = torch.ones((), dtype=torch.bool, device=device)
         if sample_keys is not None:
@@ -244,6 +251,7 @@ class PagedKeyValueCache:
             ValueError, TypeError: as in `softmaxkit.attention`; tables on the CPU that point outside the pool or have
                 fewer pages than the lengths require; another dtype or device.
         """
+        check_tensors(query=query, block_tables=block_tables, seq_lens=seq_lens, attn_mask=attn_mask)
         if query.dtype != self.dtype or query.device != self.device:
             raise TypeError(
                 f"this pool requires queries in {self.dtype} on {self.device}, got {query.dtype} on {query.device}"
@@ -258,8 +266,7 @@ class PagedKeyValueCache:
         pool = self._keys, self._values
         # Initial parameters of a method depend on the longest sequence, which the host does not know.
         if (
-            mode == "float"
-            and are_read_by_kernel(block_tables)
+            are_read_by_kernel(block_tables)
             and are_read_by_kernel(seq_lens)
             and spec.start(1).keys() <= parameters.keys()
         ):
@@ -267,7 +274,7 @@ class PagedKeyValueCache:
                 pool, self._is_sound, block_tables, seq_lens, attn_mask, max_seq_len
             )
             check_shapes(query, keys, values)
-            result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, parameters, only_on_gpu=True)
+            result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters, only_on_gpu=True)
             if result is not None:
                 return result
         lengths, (keys, values) = checked_pages(pool, self._is_sound, block_tables, seq_lens, max_seq_len)

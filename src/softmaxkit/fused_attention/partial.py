@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.attention import check_shapes, default_scale
+from softmaxkit.kernels.attention import check_shapes, check_tensors, default_scale
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.partial import Partial
 from softmaxkit.methods.base.spec import Spec, check_spec
@@ -40,10 +40,11 @@ def partial_attention(
 
     Raises:
         ValueError: shapes do not fit, or the method cannot compute rows in parts.
-        TypeError: the mask is not boolean.
+        TypeError: the mask is not boolean, or an argument is not a tensor.
     """
     check_spec(spec)
     spec.check_known(parameters, (*spec.parameters, "maximum"), partial_attention)
+    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
     check_shapes(query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.attention import check_tensors
+from softmaxkit.kernels.codes import Cached, check_bits
 
 TOKENS_TOGETHER = 16
 """A page holds a multiple of this many tokens, whose scores a kernel computes together."""
 INTEGERS = (torch.int32, torch.int64)
 
 
-def check_sizes(sizes: tuple[int, ...], block_size: int, bits: int, dtype: torch.dtype) -> None:
+def check_sizes(sizes: Mapping[str, int], bits: int, dtype: torch.dtype) -> None:
     """Check a new pool: sizes 1 or more, pages that kernels read, bits of a code, floating dtype.
 
     Raises:
         ValueError: a size, the page or the bits are wrong.
-        TypeError: the dtype is not floating.
+        TypeError: a size is not an integer, or the dtype is not floating.
     """
-    if min(sizes) < 1:
-        raise ValueError(f"numbers of blocks, heads and channels must be 1 or more, got {sizes}")
-    if block_size < 1 or block_size % TOKENS_TOGETHER:
-        raise ValueError(f"block_size must be a multiple of {TOKENS_TOGETHER}, got {block_size}")
-    if bits not in BITS:
-        raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
+    for name, size in sizes.items():
+        if not isinstance(size, Integral):
+            raise TypeError(f"{name} must be an integer, got {size!r}")
+        if size < 1:
+            raise ValueError(f"{name} must be 1 or more, got {size}")
+    if sizes["block_size"] % TOKENS_TOGETHER:
+        raise ValueError(f"block_size must be a multiple of {TOKENS_TOGETHER}, got {sizes['block_size']}")
+    check_bits(bits)
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"dtype must be a floating torch dtype, got {dtype!r}")
 
@@ -34,7 +40,7 @@ def check_samples(sample_keys: Tensor, keys: Cached, dtype: torch.dtype) -> None
 
     Raises:
         ValueError: another shape, no token, NaN or infinity.
-        TypeError: another dtype or device.
+        TypeError: not a tensor, or another dtype or device.
     """
     check_tokens("sample_keys", sample_keys, keys, dtype)
     if not sample_keys.float().isfinite().all():
@@ -50,7 +56,7 @@ def check_written(
 
     Raises:
         ValueError: shapes do not fit.
-        TypeError: another dtype or device.
+        TypeError: not a tensor, or another dtype or device.
     """
     check_tokens("key", key, pool[0], dtype)
     check_tokens("value", value, pool[1], dtype)
@@ -67,8 +73,9 @@ def check_tokens(name: str, tokens: Tensor, pool: Cached, dtype: torch.dtype) ->
 
     Raises:
         ValueError: another shape.
-        TypeError: another dtype or device.
+        TypeError: not a tensor, or another dtype or device.
     """
+    check_tensors(**{name: tokens})
     if tokens.dtype != dtype or tokens.device != pool.device:
         raise TypeError(f"this pool requires {name} in {dtype} on {pool.device}, got {tokens.dtype} on {tokens.device}")
     heads = pool.codes.shape[1]
@@ -109,8 +116,9 @@ def check_integers(name: str, numbers: Tensor, dtypes: tuple[torch.dtype, ...], 
     """Check slots, tables or lengths, which may be on the pool's device or on the CPU.
 
     Raises:
-        TypeError: another dtype or device.
+        TypeError: not a tensor, or another dtype or device.
     """
+    check_tensors(**{name: numbers})
     if numbers.dtype not in dtypes or numbers.device not in (device, torch.device("cpu")):
         kinds = " or ".join(map(str, dtypes))
         where = dict.fromkeys((str(device), "cpu"))

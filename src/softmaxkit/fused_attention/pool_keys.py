@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.pool import by_head, encoded, read, write
-from softmaxkit.fused_attention.watch import LATEST, Watch, is_captured
+from softmaxkit.fused_attention.watch import LATEST, Watch
+from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 
@@ -60,8 +61,8 @@ class PoolKeys:
         with torch.inference_mode(False):
             if self._first is None:
                 write(self.held, encoded("key", keys, self.held), slots)
-                if not is_captured(self.held.device):  # a graph's memory is not ours to keep
-                    self._latest.append(slots[-LATEST:].clone())
+                if not (self._watch.has_warned or is_captured(self.held.device)):  # a graph's memory stays in it
+                    self._latest.append(slots[-LATEST:].clone())  # servers reuse the memory of their slots
                 return
             first = self._first.written(keys.detach(), slots)
             held = self._framed(first.keys)

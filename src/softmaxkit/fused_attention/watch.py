@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 
+from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.frame import FIRST_KEYS, OUTGROWN, is_outgrown
 
@@ -14,11 +15,6 @@ LATEST = 64
 """Keys looked at."""
 COST = {8: "2% of their spread", 4: "a third of their spread"}
 """What an outgrown frame costs scores, root mean square, if keys are as large as `OUTGROWN` there and normal else."""
-
-
-def is_captured(device: torch.device) -> bool:
-    """Return whether calls are being captured in a CUDA graph, which cannot wait for the GPU."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class Watch:
@@ -36,6 +32,11 @@ class Watch:
         self._most = most_writes
         self._keys = self._writes = 0
         self._wait: int | None = 1  # None after the warning
+
+    @property
+    def has_warned(self) -> bool:
+        """Whether it has warned, and looks at no further keys."""
+        return self._wait is None
 
     def see(self, keys: int, device: torch.device, latest: Callable[[], Cached]) -> None:
         """Take note of a write; not of one that is captured in a CUDA graph.

@@ -145,6 +145,17 @@ def default_scale(query: Tensor) -> float:
     return float(max(query.shape[-1], 1) ** -0.5)
 
 
+def check_tensors(**given: object) -> None:
+    """Check that arguments are torch tensors, or None.
+
+    Raises:
+        TypeError: one is something else, such as a list.
+    """
+    for name, argument in given.items():
+        if not (argument is None or isinstance(argument, Tensor)):
+            raise TypeError(f"{name} must be a torch tensor, got {type(argument).__name__}; pass torch.as_tensor of it")
+
+
 def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> None:
     """Check that the shapes of queries, keys and values match.
 

@@ -1,4 +1,4 @@
-"""Requirements of the GPU back ends: installed packages, and a card that the kernels are compiled for."""
+"""GPUs: what the back ends require, of packages and cards, and whether a CUDA graph is being captured."""
 
 from __future__ import annotations
 
@@ -67,3 +67,12 @@ def capability(index: int | None) -> tuple[int, int]:
 def is_interpreted() -> bool:
     """Return whether the environment tells Triton to interpret its kernels."""
     return os.environ.get(INTERPRETER) == "1"
+
+
+def is_captured(device: torch.device) -> bool:
+    """Return whether calls are being captured in a CUDA graph.
+
+    Nothing is computed then until the graph is replayed, the host cannot wait for the GPU, and memory that is allocated
+    belongs to the graph, so it must not be kept for later calls.
+    """
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()

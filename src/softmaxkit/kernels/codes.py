@@ -23,6 +23,16 @@ LEAST_STEP = 1e-30
 """Step below which numbers are encoded as 0: the inverse of a smaller one may overflow float32."""
 
 
+def check_bits(bits: int) -> None:
+    """Check the number of bits of a code.
+
+    Raises:
+        ValueError: it is not the integer 8 or 4.
+    """
+    if not isinstance(bits, int) or bits not in BITS:
+        raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits!r}")
+
+
 @dataclass(frozen=True)
 class Cached:
     """Keys or values as codes; an element is code times step, times `factor`, plus `centre`.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_bloc
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.rows import check_offset
 from softmaxkit.masks import expand_mask
 
@@ -113,21 +113,21 @@ _of_masks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) -> BlockMask | None:
     """Return the block mask of a mask or of causality; None if queries attend to all keys."""
     queries, keys = query.shape[2], key.shape[2]
+    is_traced = torch.compiler.is_compiling() or is_captured(query.device)  # tensors of a graph stay in it
     if is_causal:
-        make = _causal_blocks.__wrapped__ if torch.compiler.is_compiling() else _causal_blocks
-        causal: BlockMask = make(queries, keys, query.device)
-        return causal
+        return (_causal_blocks if is_traced else _kept_causal_blocks)(queries, keys, query.device)
     if mask is None:
         return None
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be boolean, True where attended, got {mask.dtype}")
     shape = (*query.shape[:2], queries, keys)
-    if torch.compiler.is_compiling() or mask.is_inference():  # tensors of inference mode have no version
+    if is_traced or mask.is_inference():  # tensors of inference mode have no version
         return _blocks_of(mask, shape)
     cached = _of_masks.get(mask)
     state = (mask._version, shape)
     if cached is None or cached[0] != state:
-        _of_masks[mask] = cached = (state, _blocks_of(mask, shape))
+        with torch.inference_mode(False):  # they may later be used with gradients
+            _of_masks[mask] = cached = (state, _blocks_of(mask, shape))
     blocks: BlockMask = cached[1]
     return blocks
 
@@ -144,7 +144,12 @@ def _blocks_of(mask: Tensor, shape: tuple[int, ...]) -> BlockMask:
 
 
 @lru_cache(maxsize=64)
-def _causal_blocks(queries: int, keys: int, device: torch.device) -> Any:
+def _kept_causal_blocks(queries: int, keys: int, device: torch.device) -> BlockMask:
+    with torch.inference_mode(False):  # they may later be used with gradients
+        return _causal_blocks(queries, keys, device)
+
+
+def _causal_blocks(queries: int, keys: int, device: torch.device) -> BlockMask:
     return create_block_mask(_is_causal, None, None, queries, keys, device=device)
 
 

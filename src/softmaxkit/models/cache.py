@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.kernels.attention import are_few
-from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.codes import Cached, check_bits
 
 
 class QuantisedCache(DynamicCache):
@@ -47,8 +47,7 @@ class QuantisedCache(DynamicCache):
             raise TypeError(
                 f"QuantisedCache requires a model's configuration, model.config, got {type(config).__name__}"
             )
-        if bits not in BITS:
-            raise ValueError(f"bits must be {' or '.join(map(str, BITS))}, got {bits}")
+        check_bits(bits)
         super().__init__(config=config)
         self.layers = [QuantisedLayer(bits) if type(layer) is DynamicLayer else layer for layer in self.layers]
         if not any(isinstance(layer, QuantisedLayer) for layer in self.layers):

@@ -19,6 +19,22 @@ _switched: WeakSet[nn.Module] = WeakSet()
 Implementations = list[tuple[Any, str | None]]
 
 
+class _Remembered:
+    """The implementations that the configs of a switched model had before.
+
+    Copying or unpickling a model runs no code of ours but the copying of this attribute, which therefore registers the
+    copy as switched.
+    """
+
+    def __init__(self, implementations: Implementations, *models: nn.Module) -> None:
+        self.implementations = implementations
+        self._models = WeakSet(models)
+        _switched.update(models)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.implementations, *self._models)
+
+
 def separate_configs(model: PreTrainedModel) -> None:
     """Give a model its own copies of configs that it shares with another model that has a method.
 
@@ -26,10 +42,10 @@ def separate_configs(model: PreTrainedModel) -> None:
     """
     copies: dict[int, Any] = {}
     memo: dict[int, Any] = {}
-    for other in list(_switched):
+    for other in [each for each in _switched if _ORIGINAL in each.__dict__]:  # not those still being copied
         if other is model or any(part is model for part in other.modules()) or any(x is other for x in model.modules()):
             continue
-        originals = {id(config): name for config, name in other.__dict__.get(_ORIGINAL, [])}
+        originals = {id(config): name for config, name in other.__dict__[_ORIGINAL].implementations}
         for config, _ in implementations(model):
             if id(config) in originals:
                 copies[id(config)] = copy.deepcopy(config, memo)
@@ -73,16 +89,17 @@ def is_on(model: nn.Module) -> bool:
 
 def remember(model: PreTrainedModel, original: Implementations) -> None:
     """Remember a model's previous implementations for `restore`, unless an earlier change already did."""
-    remembered = model.__dict__.setdefault(_ORIGINAL, [])
+    if _ORIGINAL not in model.__dict__:
+        model.__dict__[_ORIGINAL] = _Remembered([], model)
+    remembered = model.__dict__[_ORIGINAL].implementations
     known = {id(config) for config, _ in remembered}
     remembered += [(config, name) for config, name in original if name != NAME and id(config) not in known]
-    _switched.add(model)
 
 
 def switch_back(model: PreTrainedModel) -> None:
     """Restore the remembered implementations of the configs that still name softmaxkit's attention function."""
     for part in [part for part in model.modules() if _ORIGINAL in part.__dict__]:
-        remembered = part.__dict__.pop(_ORIGINAL)
+        remembered = part.__dict__.pop(_ORIGINAL).implementations
         set_implementations([(config, name) for config, name in remembered if _current(config) == NAME])
         _switched.discard(part)
 

@@ -44,7 +44,7 @@ def render_study(record: Mapping[str, Any]) -> str:
         )
         for place, group in enumerate(groups)
     ]
-    drawn = picture(results, inputs.get("picture") or {}, baseline_name(record))
+    drawn = picture(results, inputs.get("picture") or {}, titles, baseline_name(record))
     return fill(
         "study.html.j2",
         record,

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped, unused-ignore]
 
 from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, TEXT_COLOUR, axis, base_layout
-from softmaxkit.report.summary import Result, full_name, setting, summary
+from softmaxkit.report.summary import Result, setting, summary
 
 TITLES = {
     "loss_change_percent": "change in loss from exact softmax, %",
@@ -22,13 +22,19 @@ TITLES = {
 LINES = ("#0072b2", "#d55e00", "#009e73", *FURTHER_COLOURS, TEXT_COLOUR)
 
 
-def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str | None = None) -> go.Figure | None:
+def picture(
+    results: Sequence[Result],
+    config: Mapping[str, Any],
+    titles: Mapping[str, str],
+    baseline: str | None = None,
+) -> go.Figure | None:
     """Draw a figure against a setting or against the training step: means over seeds, with their spread.
 
     Args:
         results: the record's results.
         config: the chart's description: `x`, `y` and, if a paper has such a curve, its name `published` with
             `published_x` and `published_y`.
+        titles: the name of each method as its authors write it, by its name in the results.
         baseline: the method that the others are compared with; None for that of the first result.
 
     Returns:
@@ -38,7 +44,10 @@ def picture(results: Sequence[Result], config: Mapping[str, Any], baseline: str 
         return None
     by_step = config["x"] == "step"
     baseline = baseline or results[0]["method"]
-    lines = _curves(results, baseline) if by_step else _against(results, config["x"], config["y"], baseline)
+    if by_step:
+        lines = _curves(results, titles, baseline)
+    else:
+        lines = _against(results, config["x"], config["y"], titles, baseline)
     if not lines:
         return None
     figure = go.Figure()
@@ -94,7 +103,7 @@ def _axis_type(values: Sequence[Any]) -> str:
 
 
 def _against(
-    results: Sequence[Result], x: str, y: str, baseline: str
+    results: Sequence[Result], x: str, y: str, titles: Mapping[str, str], baseline: str
 ) -> dict[str, list[tuple[Any, float, float | None]]]:
     """Return the points of integer results against a setting, a line for every combination of the other settings.
 
@@ -114,8 +123,9 @@ def _against(
             continue
         others = {key: value for key, value in settings.items() if key != x and key not in own}
         # The variant repeats the spec's settings, so the name includes it only if those do not vary.
-        name = group["method"] if x.startswith("spec.") or own else full_name(group)
-        line = lines.setdefault(f"{name} {setting({**others, **own})}".strip(), [])
+        variant = "" if x.startswith("spec.") or own else group["variant"]
+        name = " ".join(filter(None, (titles[group["method"]], variant, setting({**others, **own}))))
+        line = lines.setdefault(name, [])
         line.extend((place, group["mean"], group["spread"]) for place in ([settings[x]] if x in settings else x_values))
     return lines
 
@@ -125,7 +135,9 @@ def _of_spec(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key.startswith("spec.")}
 
 
-def _curves(results: Sequence[Result], baseline: str) -> dict[str, list[tuple[Any, float, float | None]]]:
+def _curves(
+    results: Sequence[Result], titles: Mapping[str, str], baseline: str
+) -> dict[str, list[tuple[Any, float, float | None]]]:
     """Return the change in held-out loss from the equally trained baseline, at each step that both curves have."""
     trained = [result for result in results if "training" in result.get("series", {})]
     curves: dict[str, dict[float, list[float]]] = {}
@@ -138,7 +150,7 @@ def _curves(results: Sequence[Result], baseline: str) -> dict[str, list[tuple[An
         if rival is None:  # the baseline's own training diverged
             continue
         losses = dict(zip(*(rival["series"]["training"][key] for key in CURVE), strict=True))
-        name = f"{result['method']} {setting(result['settings']) or result['variant']}".strip()
+        name = f"{titles[result['method']]} {setting(result['settings']) or result['variant']}".strip()
         for step, loss in zip(*(result["series"]["training"][key] for key in CURVE), strict=True):
             if step in losses:
                 curves.setdefault(name, {}).setdefault(step, []).append(100 * (loss / losses[step] - 1))

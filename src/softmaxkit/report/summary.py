@@ -48,8 +48,3 @@ def shown(value: Mapping[str, Any], digits: int, unit: str = "") -> str:
 def setting(settings: Mapping[str, Any]) -> str:
     """Return the varied settings as text."""
     return ", ".join(f"{key.partition('.')[2]} {value}" for key, value in settings.items())
-
-
-def full_name(group: Mapping[str, Any]) -> str:
-    """Return method and variant of a result or of a summary."""
-    return " ".join(filter(None, (group["method"], group["variant"])))

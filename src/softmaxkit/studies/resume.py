@@ -36,9 +36,15 @@ def alone_in(folder: Path) -> Iterator[None]:
 
     Raises:
         ValueError: another run has locked it.
+        OSError: the parent folder cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     file = folder.with_name(f".{folder.name}.lock")
+    try:
+        file.touch()  # FileLock takes a failure to create its file for a lock that another process holds
+    except OSError as error:
+        why = f"{error.strerror}: no file can be created there; choose another --output"
+        raise OSError(error.errno, why, str(folder.parent)) from None
     lock = FileLock(file, blocking=False)
     try:
         lock.acquire()
