@@ -2,8 +2,9 @@
 // queries are processed one stripe at a time.
 #pragma once
 
-#include <atomic>
 #include <cmath>
+#include <numeric>
+#include <vector>
 
 #include "attention_stripe.hpp"
 #include "pool.hpp"
@@ -15,6 +16,14 @@ struct Precision {
     bool finite = true;  // whether all inputs are finite; if not, the errors are invalid
     double scores = 0;   // root mean square error of the scores, of the worst head
     double values = 0;   // root mean square error of the values relative to their size, of the worst head
+
+    // Takes the errors of the scores of all heads.
+    void add_scores(const std::vector<double>& errors) {
+        for (const double error : errors) {
+            finite = finite && std::isfinite(error);
+            scores = std::max(scores, error);
+        }
+    }
 };
 
 template <class T>
@@ -36,37 +45,34 @@ public:
 
     Attention(const Attention&) = delete;
 
-    Precision precision() const {
-        Precision found;
+    // What is expected before anything is multiplied, from every `stride`-th query of a head.
+    Precision precision(int64_t stride) const {
+        Precision expected;
         for (size_t head = 0; head < of_.keys.size(); ++head) {
-            found.finite = found.finite && of_.keys[head].finite && of_.values[head].finite;
-            found.values = std::max(found.values, of_.values[head].error);
+            expected.finite = expected.finite && of_.keys[head].finite && of_.values[head].finite;
+            expected.values = std::max(expected.values, of_.values[head].error);
         }
-        if (!found.finite) return found;
-        const int64_t heads = of_.shape.batch * of_.shape.heads;
-        std::vector<double> errors(heads);
-        parallel_for(heads, 1, threads_, [&](int64_t first, int64_t last) {
-            for (int64_t head = first; head < last; ++head) {
-                const int64_t batch = head / of_.shape.heads, of_batch = head % of_.shape.heads;
-                const Tokens<T> queries{token(of_.query, of_.shape.query, batch, of_batch, 0), of_.shape.query[2],
+        if (!expected.finite) return expected;
+        std::vector<double> errors(of_.shape.batch * of_.shape.heads);
+        parallel_for(static_cast<int64_t>(errors.size()), 1, threads_, [&](int64_t first, int64_t last) {
+            for (int64_t index = first; index < last; ++index) {
+                const int64_t batch = index / of_.shape.heads, head = index % of_.shape.heads;
+                const Tokens<T> queries{token(of_.query, of_.shape.query, batch, head, 0), of_.shape.query[2],
                                         of_.shape.queries, of_.shape.channels, nullptr};
-                errors[head] = score_error(queries, of_.scale, of_.keys[of_.key_head(batch, of_batch)]);
+                errors[index] = score_error(queries, stride, of_.scale, of_.keys[of_.key_head(batch, head)]);
             }
         });
-        for (const double error : errors) {
-            found.finite = found.finite && std::isfinite(error);
-            found.scores = std::max(found.scores, error);
-        }
-        return found;
+        expected.add_scores(errors);
+        return expected;
     }
 
-    // Returns false if a query is not finite; the result is then invalid.
-    bool run() {
+    // Computes the results, which are invalid if a query is not finite. The error of the scores is that of all queries.
+    Precision run() {
         const Shape& shape = of_.shape;
-        const int64_t rows = stripe_rows(of_.seen.count());
+        const int64_t rows = stripe_rows(of_.seen.count()), heads = shape.batch * shape.heads;
         const int64_t stripes = (shape.queries + rows - 1) / rows;
-        std::atomic<bool> finite = true;
-        parallel_for(shape.batch * shape.heads * stripes, 1, threads_, [&](int64_t first, int64_t last) {
+        std::vector<double> noise(heads * stripes);
+        parallel_for(heads * stripes, 1, threads_, [&](int64_t first, int64_t last) {
 #if defined(SOFTMAXKIT_TILES)
             const tiles::Session session;
 #endif
@@ -74,10 +80,17 @@ public:
             for (int64_t index = first; index < last; ++index) {
                 const int64_t head = index / stripes, begin = index % stripes * rows;
                 const int64_t end = std::min(begin + rows, shape.queries);
-                if (!stripe.run(head / shape.heads, head % shape.heads, begin, end)) finite = false;
+                noise[index] = stripe.run(head / shape.heads, head % shape.heads, begin, end);
             }
         });
-        return finite;
+        std::vector<double> errors(heads);
+        for (int64_t head = 0; head < heads; ++head) {
+            const auto first = noise.begin() + head * stripes;
+            errors[head] = std::sqrt(std::accumulate(first, first + stripes, 0.0) / static_cast<double>(shape.queries));
+        }
+        Precision reached;
+        reached.add_scores(errors);
+        return reached;
     }
 
 private:

@@ -2,6 +2,7 @@
 // indexed by a score's distance below its row's maximum; and the products of the weights with the values.
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
 #include "attention_row.hpp"
@@ -40,39 +41,42 @@ public:
           highest_(rows * panel), panel_weights_(rows * block * panel), sums_(rows * of.weights.planes),
           totals_(rows * columns_) {}
 
-    // Computes the results of queries `first` to `last`; returns false, with invalid results, if one is not finite.
-    bool run(int64_t batch, int64_t head, int64_t first, int64_t last) {
+    // Computes the results of queries `first` to `last` and returns the sum of the expected mean square errors of their
+    // scores; NaN, with invalid results, if a query is not finite.
+    double run(int64_t batch, int64_t head, int64_t first, int64_t last) {
         const int64_t key_head = of_.key_head(batch, head);
         const PackedKeys& keys = of_.keys[key_head];
         const PackedValues& values = of_.values[key_head];
         const int64_t panels = (of_.shape.seen(last - 1) + panel - 1) / panel;
         count_ = last - first;
         open_ = of_.shape.masked ? 0 : of_.shape.seen(first) / panel;
-        const bool finite = pack_queries(batch, head, first, last, keys);
+        const double noise = pack_queries(batch, head, first, last, keys);
         score(keys, panels);
         for (int64_t row = 0; row < count_; ++row) rows_[row].set_anchor(highest(row), of_.weights, head);
         std::fill_n(sums_.data(), rows_.size() * of_.weights.planes, Sums{});
         std::fill_n(totals_.data(), static_cast<int64_t>(rows_.size()) * columns_, 0.0f);
         for (int64_t begin = 0; begin < panels; begin += block) add(values, begin, std::min(begin + block, panels));
         for (int64_t row = 0; row < count_; ++row) finish(values, row, batch, head, first + row);
-        return finite;
+        return noise;
     }
 
 private:
     static constexpr int64_t block = 8;  // panels of keys whose weights are in memory at a time
 
-    bool pack_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
+    double pack_queries(int64_t batch, int64_t head, int64_t first, int64_t last, const PackedKeys& keys) {
         const Shape& shape = of_.shape;
         const int shift = score_shift(shape.channels);
         std::fill(rows_.begin(), rows_.end(), Row{});
         std::fill_n(queries_.data(), static_cast<int64_t>(rows_.size()) * bytes_, uint8_t(128));
         bool finite = true;
+        double noise = 0;
         for (int64_t index = first; index < last; ++index) {
             Row& row = rows_[index - first];
             const T* from = token(of_.query, shape.query, batch, head, index);
             const PackedQuery query = pack_query(from, shape.channels, of_.scale, keys, whole_.data(),
                                                  queries_.data() + (index - first) * bytes_, finite);
             row.unit = std::ldexp(query.step, shift);
+            noise += score_noise(query.norm, query.step, keys);
             // The contribution of the keys' mean to the scores is added without quantisation.
             if (!of_.weights.normalised) {
                 row.zero = of_.scale * product(from, keys.mean.data(), shape.channels) - double{query.step} * query.of_mean;
@@ -80,7 +84,7 @@ private:
             row.seen = shape.seen(index);
             if (shape.masked) row.mask = token(of_.mask, shape.mask, batch, head, index);
         }
-        return finite;
+        return finite ? noise : std::numeric_limits<double>::quiet_NaN();
     }
 
     // Computes the scores of all rows.

@@ -6,6 +6,7 @@
 // that no query attends to do not influence the steps.
 #pragma once
 
+#include <cmath>
 #include <numeric>
 #include <vector>
 
@@ -153,7 +154,14 @@ void pack_values(const Tokens<T>& values, PackedValues& to) {
 struct PackedQuery {
     float step = 0;
     int32_t of_mean = 0;  // product of its codes with the codes of the keys' means
+    float norm = 0;       // sum of the squares of its channels, each times the scale and the keys' step
 };
+
+// The expected mean square error of a query's scores: rounding errors of the codes of queries and keys are uniform, with
+// a mean square of 1/12.
+inline double score_noise(double norm, double step, const PackedKeys& keys) {
+    return (norm + step * step * keys.spread) / 12;
+}
 
 // Writes the codes plus 128, padded with 128, where the keys' padding is 0. `whole` is scratch memory for the channels,
 // rounded up to whole vectors.
@@ -161,12 +169,13 @@ template <class T>
 PackedQuery pack_query(const T* from, int64_t channels, double scale, const PackedKeys& keys, float* whole, uint8_t* to,
                        bool& finite) {
     const float factor = static_cast<float>(scale);
-    Vector largest = 0.0f, sizes = 0.0f;
+    Vector largest = 0.0f, sizes = 0.0f, squares = 0.0f;
     for (int64_t channel = 0; channel < channels; channel += width) {
         const Vector value = load_upto(from + channel, channels - channel) * load(keys.step.data() + channel) * factor;
         store(whole + channel, value);
         const Vector size = magnitude(value);
         sizes += size;
+        squares += value * value;
         largest = stdx::max(largest, size);
     }
     PackedQuery packed;
@@ -192,30 +201,28 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
     std::fill(to + channels, to + rounded_up(channels, 4), uint8_t(128));
     packed.step = top > least_magnitude ? top / largest_code : 0.0f;
     packed.of_mean = stdx::reduce(of_mean);
+    packed.norm = stdx::reduce(squares);
     return packed;
 }
 
-// The expected root mean square error of the scores of all queries of a head; not finite if a query is not. Rounding
-// errors of the codes of queries and keys are uniform, with a mean square of 1/12.
+// The expected root mean square error of the scores of a head, from every `stride`-th query; not finite if one of these
+// is not.
 template <class T>
-double score_error(const Tokens<T>& queries, double scale, const PackedKeys& keys) {
+double score_error(const Tokens<T>& queries, int64_t stride, double scale, const PackedKeys& keys) {
     const float factor = static_cast<float>(scale);
-    Vector squares = 0.0f;
-    double of_steps = 0;
-    for (int64_t query = 0; query < queries.count; ++query) {
+    double sum = 0;
+    for (int64_t query = 0; query < queries.count; query += stride) {
         const T* from = queries.at(query);
-        Vector largest = 0.0f;
+        Vector largest = 0.0f, squares = 0.0f;
         for (int64_t channel = 0; channel < queries.channels; channel += width) {
             const Vector value =
                 load_upto(from + channel, queries.channels - channel) * load(keys.step.data() + channel) * factor;
             squares += value * value;
             largest = stdx::max(largest, magnitude(value));
         }
-        const double step = double{stdx::hmax(largest)} / largest_code;
-        of_steps += step * step;
+        sum += score_noise(stdx::reduce(squares), stdx::hmax(largest) / largest_code, keys);
     }
-    const double sum = double{stdx::reduce(squares)} + of_steps * keys.spread;
-    return std::sqrt(sum / 12 / static_cast<double>(queries.count));
+    return std::sqrt(sum / static_cast<double>((queries.count + stride - 1) / stride));
 }
 
 // The product of a query with the keys' mean, in float64.

@@ -5,7 +5,8 @@ queries are multiplied by these steps and then quantised with a step per query. 
 come from all keys and values that any query attends to, so other queries' keys affect a result within the 8-bit error;
 keys and values that no query attends to have no effect. The distance of a score from its row's maximum indexes a table
 of 8-bit weights, whose rounding is dithered across panels of keys so that errors average out. If the expected error is
-too large, `too_coarse` reports it before anything is multiplied, and the call runs in float32 instead.
+too large, `too_coarse` reports it, and the call runs in float32 instead: mostly before anything is multiplied, from a
+sample of the queries; the error of all of them is known once they are quantised.
 
 A few queries, as in generation: keys and values are read without conversion, float32 and bfloat16 with float32
 products, a cache as codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
@@ -36,6 +37,8 @@ SCORE_ERROR = 0.1
 """Largest accepted root mean square error of the scores in 8 bits, in nats, as expected for the worst head."""
 VALUE_ERROR = 1 / 32
 """Largest accepted root mean square error of the values, relative to their size without the largest of each column."""
+SAMPLE = 32
+"""Queries of a head from which the error of its scores is estimated before anything is multiplied."""
 
 
 class TooCoarseError(ArithmeticError):
@@ -190,10 +193,16 @@ class _Operands:
         self, weights: Any, only_pack: bool, shape: Any, pointers: list[int], tail: list[int]
     ) -> bool:
         packed = getattr(self.kernels, f"Attention_{DTYPES[self.dtype]}")(shape, weights, self.scale, *pointers, *tail)
-        precision = packed.precision()
-        if precision.finite and (reason := too_coarse(precision.scores, precision.values)):
-            raise TooCoarseError(reason)
-        return bool(precision.finite and (only_pack or packed.run()))
+        stride = 1 if only_pack else max(1, self.query.shape[2] // SAMPLE)
+        expected = packed.precision(stride)
+        if stride > 1 and too_coarse(expected.scores, expected.values):  # the sample may have the largest queries
+            expected = packed.precision(1)
+        _check(expected)
+        if only_pack or not expected.finite:
+            return bool(expected.finite)
+        reached = packed.run()
+        _check(reached)
+        return bool(reached.finite)
 
     def softmax(self, base: float) -> Tensor:
         """Run the softmax kernel."""
@@ -246,6 +255,12 @@ def _kind(operand: Tensor | Cached) -> str:
     if isinstance(operand, Cached):
         return f"a cache of {operand.bits} bits on {operand.device}"
     return f"{operand.shape[-1]} channels of {operand.dtype} on {operand.device}"
+
+
+def _check(precision: Any) -> None:
+    """Raise TooCoarseError if 8-bit products are too coarse. Errors of inputs that are not finite mean nothing."""
+    if precision.finite and (reason := too_coarse(precision.scores, precision.values)):
+        raise TooCoarseError(reason)
 
 
 def _mask(mask: Tensor, query: Tensor, key: Tensor | Cached) -> Tensor:
