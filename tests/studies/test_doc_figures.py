@@ -235,6 +235,18 @@ def test_outlier_channels_in_the_docs(tmp_path: Path, monkeypatch: pytest.Monkey
     for (label, *cells), first in zip(table, counts, strict=True):
         assert label == str(first)
         assert wrong(cells, [x["scores_error_percent"] for x in measured if x.get("first_keys") == first]) == [], label
+    of_channels = [result for result in measured if "channels" in result]
+    for label, *cells in rows("docs/speed.md", "| channels, one larger | EXAQ 2 bits"):
+        channels, size = label.replace("none", "1").removesuffix(" times").split(", ")
+        own = [x for x in of_channels if x["ratio"] == int(size) and channels in (str(x["channels"]), "any of these")]
+        methods = dict.fromkeys((x["method"], x["spec"].get("bits")) for x in own)
+        for cell, (method, bits) in zip(cells, methods, strict=True):
+            results = [x for x in own if (x["method"], x["spec"].get("bits")) == (method, bits)]
+            in_8_bits, in_bfloat16 = cell.split(", ")
+            assert {x["backend"] == "torch" for x in results} == {in_8_bits == "float32"}, (label, cell)
+            errors = [x["bfloat16_error_percent"] for x in results]
+            assert wrong([x.rstrip("%") for x in in_bfloat16.split(" to ")], sorted({min(errors), max(errors)})) == []
+            assert in_8_bits == "float32" or shows(in_8_bits, results[0]["results_error_percent"]), (label, cell)
 
 
 def test_table_formats_in_the_docs() -> None:
