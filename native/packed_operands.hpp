@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <vector>
 
@@ -209,19 +210,16 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
 // is not.
 template <class T>
 double score_error(const Tokens<T>& queries, int64_t stride, double scale, const PackedKeys& keys) {
-    const float factor = static_cast<float>(scale);
+    std::vector<float> whole(rounded_up(queries.channels, width));
+    std::vector<uint8_t> codes(rounded_up(queries.channels, 4));
+    bool finite = true;
     double sum = 0;
     for (int64_t query = 0; query < queries.count; query += stride) {
-        const T* from = queries.at(query);
-        Vector largest = 0.0f, squares = 0.0f;
-        for (int64_t channel = 0; channel < queries.channels; channel += width) {
-            const Vector value =
-                load_upto(from + channel, queries.channels - channel) * load(keys.step.data() + channel) * factor;
-            squares += value * value;
-            largest = stdx::max(largest, magnitude(value));
-        }
-        sum += score_noise(stdx::reduce(squares), stdx::hmax(largest) / largest_code, keys);
+        const PackedQuery packed =
+            pack_query(queries.at(query), queries.channels, scale, keys, whole.data(), codes.data(), finite);
+        sum += score_noise(packed.norm, packed.step, keys);
     }
+    if (!finite) return std::numeric_limits<double>::quiet_NaN();
     return std::sqrt(sum / static_cast<double>((queries.count + stride - 1) / stride));
 }
 
