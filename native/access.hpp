@@ -21,7 +21,7 @@ struct Scores {
     const uint8_t* mask;
 
     template <class Count>
-    Vector operator()(int64_t key, Count count, float rest = -infinity) const {
+    [[gnu::always_inline]] Vector operator()(int64_t key, Count count, float rest = -infinity) const {
         Vector score;
         if constexpr (std::is_same_v<Count, Full>) {
             score = load(from + key);
@@ -36,7 +36,7 @@ struct Scores {
 };
 
 template <class T, class Count>
-void put(T* to, const Vector& value, Count count) {
+SOFTMAXKIT_INLINE void put(T* to, const Vector& value, Count count) {
     if constexpr (std::is_same_v<Count, Full>) {
         store(to, value);
     } else {
@@ -59,7 +59,7 @@ struct Streamed {
 };
 
 template <class T, class Count>
-void put(Streamed<T> to, const Vector& value, Count count) {
+SOFTMAXKIT_INLINE void put(Streamed<T> to, const Vector& value, Count count) {
     if constexpr (can_stream && std::is_same_v<Count, Full>) {
         stream(to.to, value);
     } else {
@@ -70,7 +70,7 @@ void put(Streamed<T> to, const Vector& value, Count count) {
 // Calls body(key, chain, count) for each vector of a row; count is Full except for a partial last vector. The chain is
 // a compile-time constant, so that per-chain variables stay in registers.
 template <class Body>
-[[gnu::always_inline]] inline void sweep(int64_t keys, const Body& body) {
+SOFTMAXKIT_INLINE void sweep(int64_t keys, const Body& body) {
     int64_t key = 0;
     const auto chained = [&]<int... chain>(std::integer_sequence<int, chain...>) {
         (body(key + chain * width, std::integral_constant<int, chain>{}, Full{}), ...);

@@ -27,20 +27,20 @@ constexpr int level_bias = 32;
 
 // level_bias + the level of score - maximum, not yet rounded. NaN stays NaN.
 template <int count>
-Vector place_of(const Vector& distance, const Levels& levels) {
+SOFTMAXKIT_INLINE Vector place_of(const Vector& distance, const Levels& levels) {
     constexpr float lowest = level_bias, highest = level_bias + count - 1;
     return larger(Vector(lowest), distance * levels.per_step + highest);
 }
 
 // The level of score - maximum, rounded to nearest with ties to even. NaN stays NaN.
 template <int count>
-Vector level_of(const Vector& distance, const Levels& levels) {
+SOFTMAXKIT_INLINE Vector level_of(const Vector& distance, const Levels& levels) {
     constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     return place_of<count>(distance, levels) + whole - (whole + static_cast<float>(level_bias));
 }
 
 template <int count>
-Vector pick(const Vector& level, const std::array<float, 16>& values) {
+SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& values) {
 #if defined(__AVX512F__)
     const __m512i index = _mm512_cvtps_epi32(static_cast<__m512>(level));
     return Vector(_mm512_permutexvar_ps(index, _mm512_loadu_ps(values.data())));
@@ -58,18 +58,22 @@ inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials
     return values;
 }
 
+// The value of a score's level; 0 if it is masked.
+template <int count>
+SOFTMAXKIT_INLINE Vector value_of(const Vector& score, float maximum, const Levels& levels,
+                                  const std::array<float, 16>& values) {
+    Vector result = pick<count>(level_of<count>(score - maximum, levels), values);
+    stdx::where(score == -infinity, result) = 0.0f;
+    return result;
+}
+
 // A row in which some scores are masked, infinite or NaN.
 template <int count, class To, class Row>
 void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     Chains sums = all_chains(0.0f);
-    const auto power = [&](const Vector& score, const Vector& distance, const std::array<float, 16>& values) {
-        Vector result = pick<count>(level_of<count>(distance, levels), values);
-        stdx::where(score == -infinity, result) = 0.0f;
-        return result;
-    };
     sweep(keys, [&](int64_t key, auto chain, auto size) {
         const Vector score = scores(key, size), distance = score - maximum;
-        Vector value = power(score, distance, levels.exponentials);
+        Vector value = value_of<count>(score, maximum, levels, levels.exponentials);
         stdx::where(distance != distance, value) = distance;
         sums[chain] += value;
     });
@@ -77,8 +81,7 @@ void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, c
     if (sum != sum) return fill_invalid(scores, to, keys);
     const auto values = quotients(levels.exponentials, sum);
     sweep(keys, [&](int64_t key, auto, auto size) {
-        const Vector score = scores(key, size);
-        put(to + key, power(score, score - maximum, values), size);
+        put(to + key, value_of<count>(scores(key, size), maximum, levels, values), size);
     });
 }
 
@@ -86,13 +89,14 @@ void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, c
 
 // level_bias + the levels of 16 finite scores, as integers.
 template <int count>
-__m512i places_of(const Vector& scores, float maximum, const Levels& levels) {
+SOFTMAXKIT_INLINE __m512i places_of(const Vector& scores, float maximum, const Levels& levels) {
     return _mm512_cvtps_epi32(static_cast<__m512>(place_of<count>(scores - maximum, levels)));
 }
 
 // The levels of 64 finite scores: as integers, in `whole`, and as bytes, in the order that `write_64` expects.
 template <int count, class Row>
-__m512i places_of_64(const Row& scores, int64_t key, float maximum, const Levels& levels, __m512i (&whole)[4]) {
+SOFTMAXKIT_INLINE __m512i places_of_64(const Row& scores, int64_t key, float maximum, const Levels& levels,
+                                       __m512i (&whole)[4]) {
     for (int part = 0; part < 4; ++part) {
         whole[part] = places_of<count>(scores(key + part * width, Full{}), maximum, levels);
     }
@@ -101,8 +105,8 @@ __m512i places_of_64(const Row& scores, int64_t key, float maximum, const Levels
 }
 
 template <int count>
-__m512i places_of_64(const Scores<bfloat16, false>& scores, int64_t key, float maximum, const Levels& levels,
-                     __m512i (&whole)[4]) {
+SOFTMAXKIT_INLINE __m512i places_of_64(const Scores<bfloat16, false>& scores, int64_t key, float maximum,
+                                       const Levels& levels, __m512i (&whole)[4]) {
     __m512i words[2];
     for (int part = 0; part < 2; ++part) {
         const __m512i pairs = load_pairs(scores, key + part * pairs_width, ~__mmask32{0});

@@ -13,7 +13,7 @@ template <class Element>
 using Tokens4 = std::array<const Element*, together>;
 
 template <class Body>
-[[gnu::always_inline]] inline void for_vectors(int64_t channels, const Body& body) {
+SOFTMAXKIT_INLINE void for_vectors(int64_t channels, const Body& body) {
     int64_t channel = 0;
     for (; channel + width <= channels; channel += width) body(channel, [](auto* from) { return load(from); });
     const int64_t rest = channels - channel;
@@ -33,7 +33,7 @@ Tokens4<Element> tokens_at(const Element* from, int64_t stride, int64_t first, i
 
 // Scaled products of a query with a few keys.
 template <class Element>
-[[gnu::always_inline]] inline void multiply_keys(Tokens4<Element> from, int64_t channels, const float* query,
+SOFTMAXKIT_INLINE void multiply_keys(Tokens4<Element> from, int64_t channels, const float* query,
                                                  float scale, float* to) {
     Vector sums[together] = {};
     for_vectors(channels, [&](int64_t channel, auto read) __attribute__((always_inline)) {
@@ -46,7 +46,7 @@ template <class Element>
 
 // Adds a few values times their weights to the totals.
 template <class Element>
-[[gnu::always_inline]] inline void add_values(Tokens4<Element> from, int64_t channels, const float* weights,
+SOFTMAXKIT_INLINE void add_values(Tokens4<Element> from, int64_t channels, const float* weights,
                                               float* totals) {
     const Vector of[together] = {weights[0], weights[1], weights[2], weights[3]};
     for_vectors(channels, [&](int64_t channel, auto read) __attribute__((always_inline)) {

@@ -35,17 +35,21 @@ inline void store_bytes(void* to, const Integers& values) {
 
 // Loads a vector, zero-padded if `count` is below its width.
 template <class T>
-Vector load_upto(const T* from, int64_t count) {
+SOFTMAXKIT_INLINE Vector load_upto(const T* from, int64_t count) {
+#if defined(__AVX512F__)
+    return load_some(from, std::min(count, width), 0.0f);
+#else
     if (count >= width) return load(from);
     T some[width] = {};
     std::copy_n(from, count, some);
     return load(some);
+#endif
 }
 
 inline float to_float(float value) { return value; }
 inline float to_float(bfloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
 
-inline Vector magnitude(const Vector& value) { return stdx::max(value, -value); }
+SOFTMAXKIT_INLINE Vector magnitude(const Vector& value) { return stdx::max(value, -value); }
 
 inline Integers rounded(const Vector& value) {
 #if defined(__AVX512F__)
@@ -80,7 +84,7 @@ struct Tokens {
 struct Column {
     Vector sum = 0.0f, sizes = 0.0f, low = infinity, high = -infinity;
 
-    void add(const Vector& value) {
+    [[gnu::always_inline]] void add(const Vector& value) {
         sum += value;
         sizes += magnitude(value);
         low = stdx::min(low, value);

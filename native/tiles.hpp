@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "inline.hpp"
+
 #if defined(SOFTMAXKIT_PORTABLE_TILES)
 #include <bit>
 #include <cmath>
@@ -47,29 +49,29 @@ public:
 // GCC's intrinsics do not accept a template parameter as the tile number, and its _tile_loadd lets stores sink below
 // the load.
 template <int tile>
-[[gnu::always_inline]] inline void zero() {
+SOFTMAXKIT_INLINE void zero() {
     asm volatile("tilezero %%tmm%c0" : : "i"(tile));
 }
 
 template <int tile>
-[[gnu::always_inline]] inline void load(const void* from, int64_t stride) {
+SOFTMAXKIT_INLINE void load(const void* from, int64_t stride) {
     asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(tile) : "memory");
 }
 
 template <int tile>
-[[gnu::always_inline]] inline void store(void* to, int64_t stride) {
+SOFTMAXKIT_INLINE void store(void* to, int64_t stride) {
     asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(stride), "i"(tile) : "memory");
 }
 
 // Adds to 32-bit integers the dot products of four unsigned bytes with four signed bytes.
 template <int sums, int left, int right>
-[[gnu::always_inline]] inline void dot_bytes() {
+SOFTMAXKIT_INLINE void dot_bytes() {
     asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
 }
 
 // Adds to float32 sums the dot products of pairs of bfloat16.
 template <int sums, int left, int right>
-[[gnu::always_inline]] inline void dot_bfloat16() {
+SOFTMAXKIT_INLINE void dot_bfloat16() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sums), "i"(left), "i"(right));
 }
 

@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #endif
 
+#include "inline.hpp"
+
 namespace softmaxkit {
 
 namespace stdx = std::experimental;
@@ -27,27 +29,27 @@ struct bfloat16 {
     uint16_t bits;
 };
 
-inline Vector load(const float* from) { return Vector(from, stdx::element_aligned); }
-inline void store(float* to, const Vector& value) { value.copy_to(to, stdx::element_aligned); }
+SOFTMAXKIT_INLINE Vector load(const float* from) { return Vector(from, stdx::element_aligned); }
+SOFTMAXKIT_INLINE void store(float* to, const Vector& value) { value.copy_to(to, stdx::element_aligned); }
 
 #if defined(__AVX512F__)
 
 // Non-temporal store; `to` is aligned to the vector.
-inline void stream(float* to, const Vector& value) { _mm512_stream_ps(to, static_cast<__m512>(value)); }
+SOFTMAXKIT_INLINE void stream(float* to, const Vector& value) { _mm512_stream_ps(to, static_cast<__m512>(value)); }
 
 inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 
-inline Vector load_some(const float* from, int64_t count, float rest) {
+SOFTMAXKIT_INLINE Vector load_some(const float* from, int64_t count, float rest) {
     return Vector(_mm512_mask_loadu_ps(_mm512_set1_ps(rest), first(count), from));
 }
-inline void store_some(float* to, const Vector& value, int64_t count) {
+SOFTMAXKIT_INLINE void store_some(float* to, const Vector& value, int64_t count) {
     _mm512_mask_storeu_ps(to, first(count), static_cast<__m512>(value));
 }
 
-inline Vector widened(__m256i halves) {
+SOFTMAXKIT_INLINE Vector widened(__m256i halves) {
     return Vector(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)));
 }
-inline __m256i narrowed(const Vector& value) {
+SOFTMAXKIT_INLINE __m256i narrowed(const Vector& value) {
     const __m512 wide = static_cast<__m512>(value);
     const __m512i bits = _mm512_castps_si512(wide);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -56,42 +58,42 @@ inline __m256i narrowed(const Vector& value) {
     rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
 }
-inline Vector load(const bfloat16* from) {
+SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
     return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
-inline void store(bfloat16* to, const Vector& value) {
+SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
 }
-inline void stream(bfloat16* to, const Vector& value) {
+SOFTMAXKIT_INLINE void stream(bfloat16* to, const Vector& value) {
     _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
 }
-inline Vector load_some(const bfloat16* from, int64_t count, float rest) {
+SOFTMAXKIT_INLINE Vector load_some(const bfloat16* from, int64_t count, float rest) {
     const Vector halves = widened(_mm256_maskz_loadu_epi16(first(count), from));
     return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(rest), first(count), static_cast<__m512>(halves)));
 }
-inline void store_some(bfloat16* to, const Vector& value, int64_t count) {
+SOFTMAXKIT_INLINE void store_some(bfloat16* to, const Vector& value, int64_t count) {
     _mm256_mask_storeu_epi16(to, first(count), narrowed(value));
 }
 
 // Replaces scores by -infinity where `keep` is 0.
-inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
+SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
     const __m128i bytes = _mm_maskz_loadu_epi8(first(count), keep);
     const __mmask16 kept = _mm_test_epi8_mask(bytes, bytes);
     return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(-infinity), kept, static_cast<__m512>(scores)));
 }
 
 // Maximum and minimum; the second operand if either is NaN.
-inline Vector larger(const Vector& one, const Vector& other) {
+SOFTMAXKIT_INLINE Vector larger(const Vector& one, const Vector& other) {
     return Vector(_mm512_max_ps(static_cast<__m512>(one), static_cast<__m512>(other)));
 }
-inline Vector smaller(const Vector& one, const Vector& other) {
+SOFTMAXKIT_INLINE Vector smaller(const Vector& one, const Vector& other) {
     return Vector(_mm512_min_ps(static_cast<__m512>(one), static_cast<__m512>(other)));
 }
 
 #else
 
 // Rounds to bfloat16, left in the upper halves of the lanes.
-inline Integers rounded_halves(const Vector& value) {
+SOFTMAXKIT_INLINE Integers rounded_halves(const Vector& value) {
     const Integers bits = std::bit_cast<Integers>(value);
     Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
     stdx::where((bits & 0x7fffffff) > 0x7f800000, rounded) = 0x7fc00000;
@@ -99,21 +101,21 @@ inline Integers rounded_halves(const Vector& value) {
 }
 
 #if defined(__AVX2__)
-inline Vector load(const bfloat16* from) {
+SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
     const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     return Vector(_mm256_castsi256_ps(_mm256_slli_epi32(halves, 16)));
 }
-inline void store(bfloat16* to, const Vector& value) {
+SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
     const __m256i halves = _mm256_srli_epi32(static_cast<__m256i>(rounded_halves(value)), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0b1000);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
 }
 #else
-inline Vector load(const bfloat16* from) {
+SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
     Integers wide([from](auto lane) { return static_cast<int32_t>(static_cast<uint32_t>(from[lane].bits) << 16); });
     return std::bit_cast<Vector>(wide);
 }
-inline void store(bfloat16* to, const Vector& value) {
+SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
     alignas(64) int32_t lanes[width];
     rounded_halves(value).copy_to(lanes, stdx::vector_aligned);
     for (int64_t lane = 0; lane < width; ++lane) {
@@ -123,42 +125,52 @@ inline void store(bfloat16* to, const Vector& value) {
 #endif
 
 template <class T>
-Vector load_some(const T* from, int64_t count, float rest) {
+SOFTMAXKIT_INLINE Vector load_some(const T* from, int64_t count, float rest) {
     alignas(64) T lanes[width];
     store(lanes, Vector(rest));
     std::memcpy(lanes, from, static_cast<size_t>(count) * sizeof(T));
     return load(lanes);
 }
 template <class T>
-void store_some(T* to, const Vector& value, int64_t count) {
+SOFTMAXKIT_INLINE void store_some(T* to, const Vector& value, int64_t count) {
     alignas(64) T lanes[width];
     store(lanes, value);
     std::memcpy(to, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
-inline Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
-    const Vector kept([keep, count](auto lane) {
-        return static_cast<int64_t>(lane) < count && keep[lane] ? 1.0f : 0.0f;
-    });
+#if defined(__AVX2__)
+SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
+    int64_t bytes = 0;
+    std::memcpy(&bytes, keep, static_cast<size_t>(count));
+    const __m256i kept = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+    const __m256 hidden = _mm256_castsi256_ps(_mm256_cmpeq_epi32(kept, _mm256_setzero_si256()));
+    return Vector(_mm256_blendv_ps(static_cast<__m256>(scores), _mm256_set1_ps(-infinity), hidden));
+}
+#else
+SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
+    uint8_t bytes[width] = {};
+    std::memcpy(bytes, keep, static_cast<size_t>(count));
+    const Vector kept([&](auto lane) { return static_cast<float>(bytes[lane]); });
     Vector result = scores;
     stdx::where(kept == 0.0f, result) = -infinity;
     return result;
 }
+#endif
 
 #if defined(__AVX2__)
-inline Vector larger(const Vector& one, const Vector& other) {
+SOFTMAXKIT_INLINE Vector larger(const Vector& one, const Vector& other) {
     return Vector(_mm256_max_ps(static_cast<__m256>(one), static_cast<__m256>(other)));
 }
-inline Vector smaller(const Vector& one, const Vector& other) {
+SOFTMAXKIT_INLINE Vector smaller(const Vector& one, const Vector& other) {
     return Vector(_mm256_min_ps(static_cast<__m256>(one), static_cast<__m256>(other)));
 }
 #else
-inline Vector larger(const Vector& one, const Vector& other) {
+SOFTMAXKIT_INLINE Vector larger(const Vector& one, const Vector& other) {
     Vector result = other;
     stdx::where(one > other, result) = one;
     return result;
 }
-inline Vector smaller(const Vector& one, const Vector& other) {
+SOFTMAXKIT_INLINE Vector smaller(const Vector& one, const Vector& other) {
     Vector result = other;
     stdx::where(one < other, result) = one;
     return result;
@@ -172,7 +184,7 @@ constexpr float log2e = 1.44269504f;
 // The polynomial for 2^r, r from 0 to 1, with the smallest relative error among those that are exactly 1 at 0. Degree 6
 // has an error of 2e-9, against a rounding error of 6e-8 in float32; degree 4 of 3e-6, against 2e-3 in bfloat16.
 template <int degree>
-Vector power_of_fraction(const Vector& r) {
+SOFTMAXKIT_INLINE Vector power_of_fraction(const Vector& r) {
     Vector p;
     if constexpr (degree == 6) {
         p = 2.161291486e-04f;
@@ -193,7 +205,7 @@ Vector power_of_fraction(const Vector& r) {
 
 // 2^t for t up to 128, where the result is infinity; 0 for t far below -126, NaN for NaN.
 template <int degree = 6>
-Vector exp2(const Vector& t) {
+SOFTMAXKIT_INLINE Vector exp2(const Vector& t) {
 #if defined(__AVX512DQ__)
     const Vector r(_mm512_reduce_ps(static_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
 #else

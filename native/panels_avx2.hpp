@@ -1,0 +1,139 @@
+// The operations of integer_matrix.hpp in AVX2. Products are of 16 bits, since those of bytes would saturate.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "panels.hpp"
+
+namespace softmaxkit {
+
+template <int vectors>
+SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
+                            int64_t step, int64_t steps) {
+    constexpr int64_t at_once = 32;
+    constexpr uint32_t even = 0x00ff00ff;
+    int32_t evens[at_once][tile], odds[at_once][tile];  // two bytes of four, as 16-bit integers
+    for (int64_t begin = 0; begin < steps; begin += at_once) {
+        const int64_t count = std::min(at_once, steps - begin);
+        for (int64_t index = 0; index < tile; ++index) {
+            for (int64_t at = 0; at < count; ++at) {
+                uint32_t four;
+                std::memcpy(&four, rows + index * row + 4 * (begin + at), sizeof four);
+                evens[at][index] = static_cast<int32_t>(four & even);
+                odds[at][index] = static_cast<int32_t>(four >> 8 & even);
+            }
+        }
+        for (int64_t half = 0; half < 2 * vectors; ++half) {
+            const auto half_of = [&](int64_t index) { return reinterpret_cast<__m256i*>(sums[index]) + half; };
+            __m256i parts[tile];
+#pragma GCC unroll 6
+            for (int64_t index = 0; index < tile; ++index) parts[index] = _mm256_loadu_si256(half_of(index));
+            for (int64_t at = 0; at < count; ++at) {
+                const int8_t* from = with + (begin + at) * step + 32 * half;
+                const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+                const __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
+                const __m256i high = _mm256_srai_epi16(bytes, 8);
+#pragma GCC unroll 6
+                for (int64_t index = 0; index < tile; ++index) {
+                    const __m256i by_even = _mm256_madd_epi16(low, _mm256_set1_epi32(evens[at][index]));
+                    const __m256i by_odd = _mm256_madd_epi16(high, _mm256_set1_epi32(odds[at][index]));
+                    parts[index] = _mm256_add_epi32(parts[index], _mm256_add_epi32(by_even, by_odd));
+                }
+            }
+#pragma GCC unroll 6
+            for (int64_t index = 0; index < tile; ++index) _mm256_storeu_si256(half_of(index), parts[index]);
+        }
+    }
+}
+
+// Keys of a panel's scores are in their natural order.
+inline void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    for (int64_t half = 0; half < 2; ++half) {
+        const auto shifted = [&](int64_t vector) {
+            const __m256i* from = reinterpret_cast<const __m256i*>(&sums[vector]) + half;
+            return _mm256_sra_epi32(_mm256_loadu_si256(from), by);
+        };
+        const __m256i first = _mm256_packus_epi32(shifted(0), shifted(1));
+        const __m256i second = _mm256_packus_epi32(shifted(2), shifted(3));
+        const __m256i words[2] = {_mm256_permute2x128_si256(first, second, 0x20),
+                                  _mm256_permute2x128_si256(first, second, 0x31)};
+        for (int64_t part = 0; part < 2; ++part) {
+            __m256i* to = reinterpret_cast<__m256i*>(scores + 32 * half + 16 * part);
+            __m256i* top = reinterpret_cast<__m256i*>(highest + 32 * half + 16 * part);
+            _mm256_store_si256(to, words[part]);
+            _mm256_store_si256(top, _mm256_max_epu16(words[part], _mm256_load_si256(top)));
+        }
+    }
+}
+
+inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
+    const __m256i places = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384,
+                                             static_cast<int16_t>(32768));
+    for (int64_t key = 0; key < panel; key += 16) {
+        const __m256i bits = _mm256_and_si256(_mm256_set1_epi16(static_cast<int16_t>(visible >> key)), places);
+        __m256i* to = reinterpret_cast<__m256i*>(scores + key);
+        __m256i* top = reinterpret_cast<__m256i*>(highest + key);
+        const __m256i shown = _mm256_and_si256(_mm256_load_si256(to), _mm256_cmpeq_epi16(bits, places));
+        _mm256_store_si256(to, shown);
+        _mm256_store_si256(top, _mm256_max_epu16(shown, _mm256_load_si256(top)));
+    }
+}
+
+// Looks up 32 codes below 128, 16 entries of the table at a time.
+SOFTMAXKIT_INLINE __m256i look_up(__m256i code, const uint8_t* table) {
+    __m256i found = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int64_t first = 0; first < codes; first += 16) {
+        const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table + first));
+        // 112 + place for codes among these entries; the others get the highest bit, which makes the result 0.
+        const __m256i place = _mm256_adds_epu8(_mm256_xor_si256(code, _mm256_set1_epi8(static_cast<int8_t>(first))),
+                                               _mm256_set1_epi8(112));
+        found = _mm256_or_si256(found, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), place));
+    }
+    return found;
+}
+
+template <bool summed>
+SOFTMAXKIT_INLINE void weigh(const uint16_t* scores, const Words& anchor, const Words& multiplier, const uint8_t* table,
+                             uint64_t visible, uint8_t* weights, Sums& sums) {
+    const __m256i anchors = _mm256_set1_epi16(static_cast<int16_t>(anchor[0]));
+    const __m256i multipliers = _mm256_set1_epi16(static_cast<int16_t>(multiplier[0]));
+    const __m256i places = _mm256_set1_epi64x(static_cast<int64_t>(0x8040201008040201));
+    const __m256i byte_of_bit = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1,  //
+                                                 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    for (int64_t half = 0; half < 2; ++half) {
+        const auto code = [&](int64_t part) {
+            const auto* from = reinterpret_cast<const __m256i*>(scores + 32 * half + 16 * part);
+            return _mm256_mulhi_epu16(_mm256_subs_epu16(anchors, _mm256_load_si256(from)), multipliers);
+        };
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(code(0), code(1)), 0b11011000);
+        const __m256i bits = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int32_t>(visible >> 32 * half)),
+                                                 byte_of_bit);
+        const __m256i shown = _mm256_cmpeq_epi8(_mm256_and_si256(bits, places), places);
+        const __m256i bytes = _mm256_and_si256(look_up(packed, table), shown);
+        _mm256_store_si256(reinterpret_cast<__m256i*>(weights) + half, bytes);
+        if constexpr (summed) {
+            const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+            __m256i* to = reinterpret_cast<__m256i*>(&sums) + half;
+            const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), fours));
+        }
+    }
+}
+
+inline uint64_t true_bits(const uint8_t* from, uint64_t, int64_t count) {
+    uint8_t bytes[panel] = {};
+    std::memcpy(bytes, from, static_cast<size_t>(count));
+    uint64_t bits = 0;
+    for (int64_t half = 0; half < 2; ++half) {
+        const __m256i some = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes) + half);
+        const int zeros = _mm256_movemask_epi8(_mm256_cmpeq_epi8(some, _mm256_setzero_si256()));
+        bits |= static_cast<uint64_t>(~static_cast<uint32_t>(zeros)) << 32 * half;
+    }
+    return bits;
+}
+
+}  // namespace softmaxkit

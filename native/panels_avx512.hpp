@@ -1,0 +1,72 @@
+// The operations of integer_matrix.hpp in AVX-512 with VNNI and VBMI.
+#pragma once
+
+#include <immintrin.h>
+
+#include "panels.hpp"
+
+namespace softmaxkit {
+
+// Adds to a tile `steps` dot products of four bytes. The bytes of a row are contiguous; `with` advances by `step` bytes.
+template <int vectors>
+SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
+                            int64_t step, int64_t steps) {
+    for (int64_t at = 0; at < steps; ++at) {
+#pragma GCC unroll 6
+        for (int64_t index = 0; index < tile; ++index) {
+            int32_t four;
+            std::memcpy(&four, rows + index * row + 4 * at, sizeof four);
+#pragma GCC unroll 4
+            for (int64_t vector = 0; vector < vectors; ++vector) {
+                const __m512i other = _mm512_loadu_si512(with + at * step + 64 * vector);
+                sums[index][vector] =
+                    (Sums)_mm512_dpbusd_epi32((__m512i)sums[index][vector], _mm512_set1_epi32(four), other);
+            }
+        }
+    }
+}
+
+// Narrowing leaves the keys of a panel's scores interleaved.
+SOFTMAXKIT_INLINE void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
+    const __m128i by = _mm_cvtsi32_si128(shift);
+#pragma GCC unroll 2
+    for (int64_t half = 0; half < 2; ++half) {
+        const __m512i narrow = _mm512_packus_epi32(_mm512_sra_epi32((__m512i)sums[2 * half], by),
+                                                   _mm512_sra_epi32((__m512i)sums[2 * half + 1], by));
+        _mm512_store_si512(scores + 32 * half, narrow);
+        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(narrow, _mm512_load_si512(highest + 32 * half)));
+    }
+}
+
+inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
+    for (int half = 0; half < 2; ++half) {
+        uint32_t places = 0;
+        for (int group = 0; group < 4; ++group) {
+            places |= static_cast<uint32_t>(visible >> (16 * group + 8 * half) & 0xff) << 8 * group;
+        }
+        const __m512i shown = _mm512_maskz_loadu_epi16(places, scores + 32 * half);
+        _mm512_store_si512(scores + 32 * half, shown);
+        _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(shown, _mm512_load_si512(highest + 32 * half)));
+    }
+}
+
+template <bool summed>
+SOFTMAXKIT_INLINE void weigh(const uint16_t* scores, const Words& anchor, const Words& multiplier, const uint8_t* table,
+                             uint64_t visible, uint8_t* weights, Sums& sums) {
+    const auto code = [&](int64_t half) {
+        return _mm512_mulhi_epu16(_mm512_subs_epu16((__m512i)anchor, _mm512_load_si512(scores + 32 * half)),
+                                  (__m512i)multiplier);
+    };
+    const __m512i bytes =
+        _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
+                                       _mm512_loadu_si512(table + 64));
+    _mm512_store_si512(weights, bytes);
+    if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, bytes, _mm512_set1_epi8(1));
+}
+
+inline uint64_t true_bits(const uint8_t* from, uint64_t some, int64_t) {
+    const __m512i bytes = _mm512_maskz_loadu_epi8(some, from);
+    return _mm512_test_epi8_mask(bytes, bytes);
+}
+
+}  // namespace softmaxkit
