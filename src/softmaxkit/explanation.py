@@ -34,10 +34,10 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not amx, avx512, avx2, plain: Softermax has no kernel for this form
     """
-    from softmaxkit.fused_attention.call import module_for
     from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles
     from softmaxkit.kernels.attention import check_tensors
     from softmaxkit.kernels.backends import only_torch
+    from softmaxkit.methods.base.numbers import module_for
 
     check_spec(spec)
     spec.check_known(parameters, function=explain)
@@ -47,10 +47,10 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         check_tensors(tensors=tensor)
     if len(tensors) == 1:
         scores = tensors[0]
-        module = spec.module(mode=mode, **{**spec.start(scores.shape[-1]), **parameters})
+        module = module_for(spec, mode, scores.shape[-1], parameters, scores.device)
         return (module.choose_integers(scores.float()) if mode == "integer" else module.choose(scores))[1]
     query, key, value = tensors
-    module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
+    module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
     if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
         return only_torch(query.device, IS_TORCHS_OWN)
     return choice_for_values(*choose(module, query, key, value), query, key, value)

@@ -41,7 +41,7 @@ def softmax(
     """
     import torch
 
-    from softmaxkit.methods.base.numbers import normalise_with, without_gradients
+    from softmaxkit.methods.base.numbers import module_for, normalise_with
 
     check_spec(spec)
     spec.require(parameters, softmax)
@@ -60,7 +60,7 @@ def softmax(
         raise IndexError(
             f"dim must be from {-scores.ndim} to {scores.ndim - 1} for {scores.ndim} dimensions, got {dim}"
         )
-    module = without_gradients(spec.module(mode=mode, **{**spec.start(scores.shape[dim]), **parameters}), scores.device)
+    module = module_for(spec, mode, scores.shape[dim], parameters, scores.device)
     return normalise_with(module, parameters)(scores, mask, dim)
 
 

@@ -14,8 +14,8 @@ from torch.nn.functional import scaled_dot_product_attention
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.cache import KeyValueCache
-from softmaxkit.fused_attention.call import module_for
 from softmaxkit.kernels import backends
+from softmaxkit.methods.base.numbers import module_for
 
 
 def parameters_of(spec: Any) -> dict[str, Any]:
@@ -184,10 +184,10 @@ def test_invalid_arguments_are_rejected() -> None:
 
 
 def test_modules_are_cached_and_created_outside_inference_mode() -> None:
-    arguments: Any = (ConSmax(), "float", 2, 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"))
+    arguments: Any = (ConSmax(), "float", 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"), 2)
     with torch.inference_mode():
         module = module_for(*arguments)
     assert not any(each.is_inference() or each.requires_grad for each in module.parameters())
     assert module_for(*arguments) is module
     per_head = {"beta": torch.tensor([3.0, 4.0]), "gamma": 1.5}
-    assert module_for(ConSmax(), "float", 2, 5, per_head, torch.device("cpu")) is not module
+    assert module_for(ConSmax(), "float", 5, per_head, torch.device("cpu"), 2) is not module

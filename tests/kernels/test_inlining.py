@@ -47,7 +47,9 @@ def test_no_function_on_vectors_is_called(name: str) -> None:
 
 def test_functions_on_vectors_are_recognised() -> None:
     vector = "std::experimental::parallelism_v2::simd<float, std::experimental::_VecBltnBtmsk<64> >"
-    function = "softmaxkit::places_of_64<8>(softmaxkit::Scores<float, false> const&, long, long long __vector(8) (&) [4])"
+    function = (
+        "softmaxkit::places_of_64<8>(softmaxkit::Scores<float, false> const&, long, long long __vector(8) (&) [4])"
+    )
     called = [
         f"softmaxkit::magnitude({vector} const&)",
         f"long long __vector(8) {function}",
@@ -55,7 +57,7 @@ def test_functions_on_vectors_are_recognised() -> None:
         f"softmaxkit::row<4>(long)::{{lambda({vector} const&)#1}}::operator()({vector} const&) const",
     ]
     not_called = [
-        f"float softmaxkit::sum<4, softmaxkit::row<4>(long)::{{lambda(long, long long __vector(8))#1}}>(long)",
+        "float softmaxkit::sum<4, softmaxkit::row<4>(long)::{lambda(long, long long __vector(8))#1}>(long)",
         "float softmaxkit::row_maximum<softmaxkit::Scores<float, true> >(softmaxkit::Scores<float, true> const&, long)",
     ]
     symbols = "\n".join(f"{index:016x} W {name}" for index, name in enumerate([*called, *not_called]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,8 +17,7 @@ from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.native_attention import attend
 from softmaxkit.masks import expand_mask
-from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.numbers import attention_call_with, normalise_with, without_gradients
+from softmaxkit.methods.base.numbers import attention_call_with, module_for, normalise_with
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 MASKED = -5e3
@@ -94,7 +92,7 @@ def attention(
     mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
     scale = default_scale(query) if scale is None else scale
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
-    module = module_for(spec, mode, query.shape[1], key.shape[2], parameters, query.device)
+    module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
     base = module.softmax_base if mode == "float" else None
     if base is None or may_use_tiles(query):
         learned = attention_call_with(module, parameters) if _learned(parameters) else None
@@ -133,25 +131,6 @@ def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _learned(parameters: Mapping[str, Any]) -> bool:
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parameters.values())
-
-
-def module_for(
-    spec: Spec, mode: str, heads: int, keys: int, parameters: Mapping[str, Any], device: torch.device
-) -> SoftmaxModule:
-    """Return a module with these parameters, or its initial ones; cached if all are plain numbers."""
-    numbers = {**spec.start(keys), **parameters}
-    plain = all(isinstance(number, (int, float)) for number in numbers.values())
-    return (_kept_module if plain else _module)(spec, mode, heads, tuple(numbers.items()), device)
-
-
-def _module(
-    spec: Spec, mode: str, heads: int, numbers: tuple[tuple[str, Any], ...], device: torch.device
-) -> SoftmaxModule:
-    with torch.inference_mode(False):  # the cached module may later be used with gradients
-        return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
-
-
-_kept_module = lru_cache(maxsize=64)(_module)
 
 
 def fused(

@@ -162,13 +162,15 @@ def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) ->
     Raises:
         ValueError: they do not match.
     """
-    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if not len(query.shape) == len(key.shape) == len(value.shape) == 4:
-        raise ValueError(f"query, key and value must be (batch, heads, tokens, channels), got {shapes}")
-    if key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
-        raise ValueError(
-            "keys must have the batch and channels of the queries, and values the batch, heads and tokens of the keys; "
-            f"got {shapes}"
+        expected = "query, key and value must be (batch, heads, tokens, channels)"
+    elif key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
+        expected = (
+            "keys must have the batch and channels of the queries, and values the batch, heads and tokens of the keys"
         )
-    if key.shape[1] == 0 or query.shape[1] % key.shape[1]:
-        raise ValueError(f"query heads must be a multiple of key heads; got {shapes}")
+    elif key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+        expected = "query heads must be a multiple of key heads"
+    else:
+        return
+    shapes = (f"{name} {tuple(x.shape)}" for name, x in (("query", query), ("key", key), ("value", value)))
+    raise ValueError(f"{expected}; got {', '.join(shapes)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +14,30 @@ from torch.func import functional_call
 if TYPE_CHECKING:
     from softmaxkit.kernels.attention import AttentionCall
     from softmaxkit.methods.base.module import SoftmaxModule
+    from softmaxkit.methods.base.spec import Spec
+
+
+def module_for(
+    spec: Spec, mode: str, keys: int, numbers: Mapping[str, Any], device: torch.device, heads: int | None = None
+) -> SoftmaxModule:
+    """Return a frozen module with these numbers, or the initial ones for rows of `keys`; cached if they are plain."""
+    all_numbers = {**spec.start(keys), **numbers}
+    plain = all(isinstance(number, (int, float)) for number in all_numbers.values())
+    return (_kept_module if plain else _module)(spec, mode, heads, tuple(all_numbers.items()), device)
+
+
+def _module(
+    spec: Spec, mode: str, heads: int | None, numbers: tuple[tuple[str, Any], ...], device: torch.device
+) -> SoftmaxModule:
+    with torch.inference_mode(False):  # a cached module may later be used with gradients
+        return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
+
+
+_kept_module = lru_cache(maxsize=64)(_module)
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:
-    """Move a module to a device and freeze its parameters, for a single call; works inside transforms too."""
+    """Move a module to a device and freeze its parameters; works inside transforms too."""
     for parameter in module.parameters():
         parameter.requires_grad = False
     return module if device.type == "cpu" else module.to(device)
