@@ -49,9 +49,9 @@ def choose(
             query.device, "the integers of the hardware are computed row by row, not in a fused kernel"
         )
     call = learned or module.attention_call()
-    may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
-    if call is None and module.softmax_base is not None and may_be_softmax:
-        call = AttentionCall.by_softmax(module.softmax_base)
+    if call is None and module.softmax_base is not None:
+        may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
+        call = AttentionCall.by_softmax(module.softmax_base) if may_be_softmax else None
     if call is None:
         return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
     if bias:
