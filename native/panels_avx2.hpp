@@ -14,15 +14,15 @@ SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, in
                             int64_t step, int64_t steps) {
     constexpr int64_t at_once = 32;
     constexpr uint32_t even = 0x00ff00ff;
-    int32_t evens[at_once][tile], odds[at_once][tile];  // two bytes of four, as 16-bit integers
+    int32_t evens[tile][at_once], odds[tile][at_once];  // two bytes of four, as 16-bit integers
     for (int64_t begin = 0; begin < steps; begin += at_once) {
         const int64_t count = std::min(at_once, steps - begin);
         for (int64_t index = 0; index < tile; ++index) {
             for (int64_t at = 0; at < count; ++at) {
                 uint32_t four;
                 std::memcpy(&four, rows + index * row + 4 * (begin + at), sizeof four);
-                evens[at][index] = static_cast<int32_t>(four & even);
-                odds[at][index] = static_cast<int32_t>(four >> 8 & even);
+                evens[index][at] = static_cast<int32_t>(four & even);
+                odds[index][at] = static_cast<int32_t>(four >> 8 & even);
             }
         }
         for (int64_t half = 0; half < 2 * vectors; ++half) {
@@ -37,8 +37,8 @@ SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, in
                 const __m256i high = _mm256_srai_epi16(bytes, 8);
 #pragma GCC unroll 6
                 for (int64_t index = 0; index < tile; ++index) {
-                    const __m256i by_even = _mm256_madd_epi16(low, _mm256_set1_epi32(evens[at][index]));
-                    const __m256i by_odd = _mm256_madd_epi16(high, _mm256_set1_epi32(odds[at][index]));
+                    const __m256i by_even = _mm256_madd_epi16(low, _mm256_set1_epi32(evens[index][at]));
+                    const __m256i by_odd = _mm256_madd_epi16(high, _mm256_set1_epi32(odds[index][at]));
                     parts[index] = _mm256_add_epi32(parts[index], _mm256_add_epi32(by_even, by_odd));
                 }
             }
