@@ -44,6 +44,12 @@ SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& 
 #if defined(__AVX512F__)
     const __m512i index = _mm512_cvtps_epi32(static_cast<__m512>(level));
     return Vector(_mm512_permutexvar_ps(index, _mm512_loadu_ps(values.data())));
+#elif defined(__AVX2__)
+    const __m256i index = _mm256_cvtps_epi32(static_cast<__m256>(level));
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values.data()), index);
+    if constexpr (count <= 8) return Vector(low);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values.data() + 8), index);
+    return Vector(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));  // by bit 3
 #else
     Vector picked = values[0];
     for (int index = 1; index < count; ++index) stdx::where(level >= static_cast<float>(index), picked) = values[index];

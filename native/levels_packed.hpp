@@ -3,6 +3,7 @@
 #pragma once
 
 #include "levels.hpp"
+#include "quantise.hpp"
 
 namespace softmaxkit {
 
@@ -13,13 +14,14 @@ constexpr int codes_in_byte = count == 4 ? 4 : 2;
 template <int count>
 void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
     constexpr int in_byte = codes_in_byte<count>, bits = 8 / in_byte;
-    for (int64_t key = 0; key < keys; key += in_byte) {
+    const auto byte_of = [&](const uint8_t* from, int64_t some) {
         int byte = 0;
-        for (int64_t index = key; index < std::min(keys, key + in_byte); ++index) {
-            byte |= (places[index] & (count - 1)) << bits * (index - key);
-        }
-        to[key / in_byte] = static_cast<uint8_t>(byte);
-    }
+        for (int64_t index = 0; index < some; ++index) byte |= (from[index] & (count - 1)) << bits * index;
+        return static_cast<uint8_t>(byte);
+    };
+    const int64_t whole = keys / in_byte;
+    for (int64_t byte = 0; byte < whole; ++byte) to[byte] = byte_of(places + byte * in_byte, in_byte);
+    if (keys % in_byte > 0) to[whole] = byte_of(places + whole * in_byte, keys % in_byte);
 }
 
 #if defined(__AVX512BW__)
@@ -67,7 +69,7 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
     Chains sums = all_chains(0.0f);
     sweep(keys, [&](int64_t at, auto chain, auto size) {
         const Vector level = level_of<count>(scores(at, size) - maximum, levels);
-        for (int64_t lane = 0; lane < size; ++lane) places[at + lane] = static_cast<uint8_t>(level[lane]);
+        store_bytes(places + at, stdx::static_simd_cast<Integers>(level));
         Vector power = pick<count>(level, levels.exponentials);
         stdx::where(scores(at, size) == -infinity, power) = 0.0f;  // beyond the end
         sums[chain] += power;
