@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ def results(name: str) -> list[dict[str, Any]]:
     return list(json.loads((ROOT / "results" / name).read_text())["results"])
 
 
-def rows(page: str, head: str) -> list[list[str]]:
-    """Return the cells of every table of a page whose first line begins so, without the first two lines."""
+def rows(page: str, head: str, section: str = "") -> list[list[str]]:
+    """Return the cells of every table of a page, or of a section of it, whose first line begins so, without the first
+    two lines."""
     found = []
-    for block in (ROOT / page).read_text(encoding="utf-8").split("\n\n"):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if section:
+        (text,) = (part for part in re.split(r"^#+ ", text, flags=re.MULTILINE) if part.startswith(f"{section}\n"))
+    for block in text.split("\n\n"):
         lines = block.splitlines()
         if lines and lines[0].startswith(head):
             found += [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]

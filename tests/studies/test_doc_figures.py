@@ -29,7 +29,16 @@ CONTENDERS = {
     "EXAQ, 2 bits, bfloat16": ("exaq", "2 bits, gaussian clip", "", "bfloat16"),
     "EXAQ, 2 bits, 8-bit cache": ("exaq", "2 bits, gaussian clip", "8-bit cache"),
     "EXAQ, 2 bits, 4-bit cache": ("exaq", "2 bits, gaussian clip", "4-bit cache"),
+    "EXAQ, 4 bits": ("exaq", "4 bits, gaussian clip", ""),
+    "EXAQ, 4 bits, 8-bit cache": ("exaq", "4 bits, gaussian clip", "8-bit cache"),
+    "EXAQ, 4 bits, 4-bit cache": ("exaq", "4 bits, gaussian clip", "4-bit cache"),
 }
+MACHINES = {
+    "xeon": "Intel Xeon with AVX-512, without AMX",
+    "epyc": "AMD EPYC",
+    "epyc-avx2": "AVX2",
+}
+"""The sections of docs/speed.md, by the record that they show."""
 
 
 def test_a_cell_shows_its_value() -> None:
@@ -63,14 +72,11 @@ def test_attention_in_the_readme() -> None:
         assert cells == [milliseconds(result) for result in shown], label
 
 
-@pytest.mark.parametrize(
-    ("record", "over", "place"),
-    [("xeon", "speedup_over_torch_bfloat16", slice(8)), ("epyc", "speedup_over_torch", slice(8, 18))],
-    ids=["xeon", "epyc"],
-)
-def test_attention_in_the_docs(record: str, over: str, place: slice) -> None:
-    table = rows("docs/speed.md", "| | 12 heads, 1,024 queries")
-    for label, *cells in table[place]:
+@pytest.mark.parametrize(("record", "count"), [("xeon", 9), ("epyc", 13), ("epyc-avx2", 13)])
+def test_attention_in_the_docs(record: str, count: int) -> None:
+    table = rows("docs/speed.md", "| | 12 heads, 1,024 queries", MACHINES[record])
+    over = "speedup_over_torch_bfloat16" if record == "xeon" else "speedup_over_torch"
+    for label, *cells in table:
         for cell, result in zip(cells, times(f"speed/{record}.json", label), strict=True):
             assert bool(cell) == (result is not None)
             if result is not None:
@@ -78,7 +84,7 @@ def test_attention_in_the_docs(record: str, over: str, place: slice) -> None:
                 assert time == milliseconds(result), label
                 digits = len(ratio.partition(".")[2])
                 assert float(ratio) == round(result[over], digits), label
-    assert len(table) == 18
+    assert len(table) == count
 
 
 def test_a_whole_model_in_the_docs() -> None:
@@ -117,20 +123,30 @@ ROW_CONTENDERS = {
     "ConSmax": ("consmax", "", ""),
     "EXAQ, 2 bits": ("exaq", "2 bits, gaussian clip", ""),
     "EXAQ, 2 bits, packed codes": ("exaq", "2 bits, gaussian clip", "packed codes"),
+    "EXAQ, 4 bits": ("exaq", "4 bits, gaussian clip", ""),
+    "EXAQ, 4 bits, packed codes": ("exaq", "4 bits, gaussian clip", "packed codes"),
     "torch, compiled": ("torch, compiled", "", ""),
 }
 
 
-def test_rows_in_the_docs() -> None:
-    in_float32, in_bfloat16 = rows("docs/speed.md", "| float32 rows"), rows("docs/speed.md", "| bfloat16 rows")
-    assert (len(in_float32), len(in_bfloat16)) == (9, 5)
-    for place, (label, *cells) in enumerate([*in_float32, *in_bfloat16]):
-        record = "speed/xeon.json" if place < 4 else "speed/epyc.json"
-        dtype = "float32" if place < 9 else "bfloat16"
+@pytest.mark.parametrize(
+    ("record", "head", "count"),
+    [
+        ("xeon", "| float32 rows", 4),
+        ("epyc", "| float32 rows", 7),
+        ("epyc", "| bfloat16 rows", 7),
+        ("epyc-avx2", "| float32 rows", 6),
+        ("epyc-avx2", "| bfloat16 rows", 6),
+    ],
+)
+def test_rows_in_the_docs(record: str, head: str, count: int) -> None:
+    table, dtype = rows("docs/speed.md", head, MACHINES[record]), head.split()[1]
+    assert len(table) == count
+    for label, *cells in table:
         for cell, shape in zip(cells, ROW_SHAPES, strict=True):
             (found,) = (
                 r
-                for r in results(record)
+                for r in results(f"speed/{record}.json")
                 if (r["method"], r.get("variant", ""), r.get("storage", "")) == ROW_CONTENDERS[label]
                 and (r["shape"], r["threads"], r.get("mode", "float")) == (shape, 1, "float")
                 and r.get("dtype", "float32") == dtype
