@@ -138,8 +138,6 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         return ["it has no such kernel"]
     if reasons := more(kind_of(name)):
         return reasons
-    if call.kernel == "softmax" and name == "plain":
-        reasons.append("torch.softmax is faster than its kernel")
     for tensor in tensors:
         reasons += _device_reasons(name, tensor.device)
         if tensor.dtype not in support.dtypes:
