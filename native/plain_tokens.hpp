@@ -34,7 +34,7 @@ Tokens4<Element> tokens_at(const Element* from, int64_t stride, int64_t first, i
 // Scaled products of a query with a few keys.
 template <class Element>
 SOFTMAXKIT_INLINE void multiply_keys(Tokens4<Element> from, int64_t channels, const float* query,
-                                                 float scale, float* to) {
+                                     float scale, float* to) {
     Vector sums[together] = {};
     for_vectors(channels, [&](int64_t channel, auto read) __attribute__((always_inline)) {
         const Vector some = read(query + channel);
@@ -46,8 +46,7 @@ SOFTMAXKIT_INLINE void multiply_keys(Tokens4<Element> from, int64_t channels, co
 
 // Adds a few values times their weights to the totals.
 template <class Element>
-SOFTMAXKIT_INLINE void add_values(Tokens4<Element> from, int64_t channels, const float* weights,
-                                              float* totals) {
+SOFTMAXKIT_INLINE void add_values(Tokens4<Element> from, int64_t channels, const float* weights, float* totals) {
     const Vector of[together] = {weights[0], weights[1], weights[2], weights[3]};
     for_vectors(channels, [&](int64_t channel, auto read) __attribute__((always_inline)) {
         Vector total = load(totals + channel);
