@@ -21,7 +21,7 @@ struct Scores {
     const uint8_t* mask;
 
     template <class Count>
-    [[gnu::always_inline]] Vector operator()(int64_t key, Count count, float rest = -infinity) const {
+    SOFTMAXKIT_INLINE Vector operator()(int64_t key, Count count, float rest = -infinity) const {
         Vector score;
         if constexpr (std::is_same_v<Count, Full>) {
             score = load(from + key);

@@ -7,7 +7,6 @@
 
 namespace softmaxkit {
 
-// Adds to a tile `steps` dot products of four bytes. The bytes of a row are contiguous; `with` advances by `step` bytes.
 template <int vectors>
 SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
                             int64_t step, int64_t steps) {

@@ -7,17 +7,24 @@
 
 namespace softmaxkit {
 
+// Loops of a constant length within one vector of sums, which the compiler vectorises.
+SOFTMAXKIT_INLINE void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+        int32_t sum = 0;
+        for (int64_t byte = 0; byte < 4; ++byte) sum += four[byte] * with[4 * lane + byte];
+        sums[lane] += sum;
+    }
+}
+
 template <int vectors>
 SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
                             int64_t step, int64_t steps) {
     for (int64_t at = 0; at < steps; ++at) {
+#pragma GCC unroll 6
         for (int64_t index = 0; index < tile; ++index) {
-            const uint8_t* four = rows + index * row + 4 * at;
-            for (int64_t lane = 0; lane < lanes * vectors; ++lane) {
-                const int8_t* other = with + at * step + 4 * lane;
-                int32_t sum = 0;
-                for (int64_t byte = 0; byte < 4; ++byte) sum += four[byte] * other[byte];
-                sums[index][lane / lanes][lane % lanes] += sum;
+#pragma GCC unroll 4
+            for (int64_t vector = 0; vector < vectors; ++vector) {
+                dot(sums[index][vector], rows + index * row + 4 * at, with + at * step + 64 * vector);
             }
         }
     }

@@ -84,7 +84,7 @@ struct Tokens {
 struct Column {
     Vector sum = 0.0f, sizes = 0.0f, low = infinity, high = -infinity;
 
-    [[gnu::always_inline]] void add(const Vector& value) {
+    SOFTMAXKIT_INLINE void add(const Vector& value) {
         sum += value;
         sizes += magnitude(value);
         low = stdx::min(low, value);

@@ -88,7 +88,7 @@ def test_rows_and_tables_are_separate_parts(storage: str) -> None:
     assert set(rows.area) == {"datapath", "row buffer"}
     sliced = softmaxkit.synthesize(Softermax(maximum="online").unit(lanes=1, max_row=32, storage="memory"))
     # Only pointers, not the scores that wait; the waiting slice belongs to the datapath.
-    assert sliced.area["row buffer"] < 0.1 * sliced.area["datapath"]
+    assert sliced.area["row buffer"] < 0.06 * sliced.area["datapath"]
     (memory,) = sliced.figures()["memories"].values()
     assert (memory["writes_per_element"], memory["reads_per_element"]) == pytest.approx((1, 1), rel=0.02)
     assert sliced.figures()["memory_energy_pj_per_element"] > sliced.memories["power_memory"].arrangement.macro.read

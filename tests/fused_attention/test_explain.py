@@ -57,6 +57,7 @@ def test_rows_run_in_the_selected_build(build: str, monkeypatch: pytest.MonkeyPa
     assert all("selects another" in choice.refusals[name][0] for name in choice.refusals if name in builds.supported())
     assert softmaxkit.explain(ConSmax(), ROWS, beta=1.0, gamma=1.0).backend == build
     assert softmaxkit.explain(Exaq(), ROWS, clip=-4.0).backend == build
+    assert all(name in str(choice).partition("not ")[2] for name in choice.refusals)
 
 
 def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
