@@ -138,7 +138,7 @@ private:
             for (int64_t key = 0; key < at.count; key += width) {
                 const Vector score = load(weights + key);
                 Vector result = weight(score);
-                stdx::where(!(score > -infinity), result) = 0.0f;
+                replace(result, !(score > -infinity), 0.0f);
                 store(weights + key, result);
                 sum += result;
             }

@@ -23,7 +23,7 @@ bool framed(const T* from, const float* centre, const float* factor, int64_t cha
         if (centre != nullptr) value -= load_upto(centre + channel, rest);
         if (factor != nullptr) {
             Vector divisor = load_upto(factor + channel, rest);
-            stdx::where(divisor == 0.0f, divisor) = 1.0f;  // beyond the last channel
+            replace(divisor, divisor == 0.0f, 1.0f);  // beyond the last channel
             value /= divisor;
         }
         finite = finite && stdx::all_of(magnitude(value) < infinity);
@@ -87,9 +87,9 @@ template <class T, int bits>
 bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::array<int64_t, 3>& strides,
             uintptr_t centre, uintptr_t factor, uintptr_t codes, const std::array<int64_t, 3>& code_strides,
             uintptr_t steps, const std::array<int64_t, 3>& step_strides, int threads) {
-    const auto [batch, heads, tokens, channels] = sizes;
-    auto* const to = reinterpret_cast<Codes<bits>::Code*>(codes);
-    auto* const step = reinterpret_cast<Codes<bits>::Step*>(steps);
+    const int64_t batch = sizes[0], heads = sizes[1], tokens = sizes[2], channels = sizes[3];
+    auto* const to = reinterpret_cast<typename Codes<bits>::Code*>(codes);
+    auto* const step = reinterpret_cast<typename Codes<bits>::Step*>(steps);
     std::atomic<bool> finite = true;
     parallel_for(batch * heads * tokens, least_rows(channels), threads, [&](int64_t first, int64_t last) {
         std::vector<float> values(rounded_up(channels, std::max(channels_of_step, width)));

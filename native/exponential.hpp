@@ -56,7 +56,7 @@ float exponential_backward_row(const Row& scores, const T* gradient, T* to, int6
         const Vector exponent = scores(key, count) - exponential.offset;
         Vector result = exp2(smaller(highest, exponent * exponential.log2_base)) * g(key, count, 0.0f) * log_base;
         // The gradient is 0 for NaN, as in torch.clamp, and for masked keys even if g is infinite.
-        stdx::where(!(exponent <= exponential.highest && exponent > -infinity), result) = 0.0f;
+        replace(result, !(exponent <= exponential.highest && exponent > -infinity), 0.0f);
         put(to + key, result, count);
         sums[chain] += result;
     });

@@ -52,7 +52,7 @@ SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& 
     return Vector(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));  // by bit 3
 #else
     Vector picked = values[0];
-    for (int index = 1; index < count; ++index) stdx::where(level >= static_cast<float>(index), picked) = values[index];
+    for (int index = 1; index < count; ++index) replace(picked, level >= static_cast<float>(index), values[index]);
     return picked;
 #endif
 }
@@ -69,7 +69,7 @@ template <int count>
 SOFTMAXKIT_INLINE Vector value_of(const Vector& score, float maximum, const Levels& levels,
                                   const std::array<float, 16>& values) {
     Vector result = pick<count>(level_of<count>(score - maximum, levels), values);
-    stdx::where(score == -infinity, result) = 0.0f;
+    replace(result, score == -infinity, 0.0f);
     return result;
 }
 
@@ -80,7 +80,7 @@ void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, c
     sweep(keys, [&](int64_t key, auto chain, auto size) {
         const Vector score = scores(key, size), distance = score - maximum;
         Vector value = value_of<count>(score, maximum, levels, levels.exponentials);
-        stdx::where(distance != distance, value) = distance;
+        replace(value, distance != distance, distance);
         sums[chain] += value;
     });
     const float sum = total(sums);

@@ -67,11 +67,11 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
 #else
     const int64_t packed = 0;
     Chains sums = all_chains(0.0f);
-    sweep(keys, [&](int64_t at, auto chain, auto size) {
+    sweep(keys, [&, maximum = maximum](int64_t at, auto chain, auto size) {
         const Vector level = level_of<count>(scores(at, size) - maximum, levels);
         store_bytes(places + at, stdx::static_simd_cast<Integers>(level));
         Vector power = pick<count>(level, levels.exponentials);
-        stdx::where(scores(at, size) == -infinity, power) = 0.0f;  // beyond the end
+        replace(power, scores(at, size) == -infinity, 0.0f);  // beyond the end
         sums[chain] += power;
     });
     const float sum = total(sums);

@@ -62,7 +62,7 @@ inline Integers rounded(const Vector& value) {
 // The factors that turn values into codes, given the largest magnitudes.
 inline Vector inverse_steps(const Vector& largest) {
     Vector inverses = 0.0f;
-    stdx::where(largest > least_magnitude, inverses) = largest_code / largest;
+    replace(inverses, largest > least_magnitude, largest_code / largest);
     return inverses;
 }
 

@@ -58,7 +58,7 @@ template <class To, class Row>
 [[gnu::cold, gnu::noinline]] void fill_invalid(const Row& scores, To to, int64_t keys) {
     sweep(keys, [&](int64_t key, auto, auto count) {
         Vector result = std::numeric_limits<float>::quiet_NaN();
-        stdx::where(scores(key, count) == -infinity, result) = 0.0f;
+        replace(result, scores(key, count) == -infinity, 0.0f);
         put(to + key, result, count);
     });
 }

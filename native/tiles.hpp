@@ -17,7 +17,8 @@
 #include <limits>
 #endif
 
-#if defined(__AMX_INT8__) || defined(SOFTMAXKIT_PORTABLE_TILES)
+// The second spelling is that of clang 14.
+#if defined(__AMX_INT8__) || defined(__AMXINT8__) || defined(SOFTMAXKIT_PORTABLE_TILES)
 #define SOFTMAXKIT_TILES
 
 namespace softmaxkit::tiles {

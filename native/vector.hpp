@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -36,6 +37,13 @@ SOFTMAXKIT_INLINE void store(float* to, const Vector& value) { value.copy_to(to,
 
 // Non-temporal store; `to` is aligned to the vector.
 SOFTMAXKIT_INLINE void stream(float* to, const Vector& value) { _mm512_stream_ps(to, static_cast<__m512>(value)); }
+
+// Replaces lanes of `value`. stdx::where is wrong here if clang compiles it: libstdc++ then chooses one whole vector,
+// as a comment in its bits/simd_x86.h says.
+SOFTMAXKIT_INLINE void replace(Vector& value, const Mask& where, const Vector& with) {
+    const __mmask16 lanes = std::bit_cast<__mmask16>(where);
+    value = Vector(_mm512_mask_mov_ps(static_cast<__m512>(value), lanes, static_cast<__m512>(with)));
+}
 
 inline __mmask16 first(int64_t count) { return static_cast<__mmask16>((1u << count) - 1); }
 
@@ -92,11 +100,16 @@ SOFTMAXKIT_INLINE Vector smaller(const Vector& one, const Vector& other) {
 
 #else
 
+template <class V>
+SOFTMAXKIT_INLINE void replace(V& value, const typename V::mask_type& where, const std::type_identity_t<V>& with) {
+    stdx::where(where, value) = with;
+}
+
 // Rounds to bfloat16, left in the upper halves of the lanes.
 SOFTMAXKIT_INLINE Integers rounded_halves(const Vector& value) {
     const Integers bits = std::bit_cast<Integers>(value);
     Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    stdx::where((bits & 0x7fffffff) > 0x7f800000, rounded) = 0x7fc00000;
+    replace(rounded, (bits & 0x7fffffff) > 0x7f800000, 0x7fc00000);
     return rounded;
 }
 
@@ -152,7 +165,7 @@ SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64
     std::memcpy(bytes, keep, static_cast<size_t>(count));
     const Vector kept([&](auto lane) { return static_cast<float>(bytes[lane]); });
     Vector result = scores;
-    stdx::where(kept == 0.0f, result) = -infinity;
+    replace(result, kept == 0.0f, -infinity);
     return result;
 }
 #endif
@@ -167,12 +180,12 @@ SOFTMAXKIT_INLINE Vector smaller(const Vector& one, const Vector& other) {
 #else
 SOFTMAXKIT_INLINE Vector larger(const Vector& one, const Vector& other) {
     Vector result = other;
-    stdx::where(one > other, result) = one;
+    replace(result, one > other, one);
     return result;
 }
 SOFTMAXKIT_INLINE Vector smaller(const Vector& one, const Vector& other) {
     Vector result = other;
-    stdx::where(one < other, result) = one;
+    replace(result, one < other, one);
     return result;
 }
 #endif
@@ -211,7 +224,7 @@ SOFTMAXKIT_INLINE Vector exp2(const Vector& t) {
 #else
     constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     Vector down = t - 0.5f;
-    stdx::where(down < -127.0f, down) = -127.0f;
+    replace(down, down < -127.0f, -127.0f);
     const Vector shifted = down + whole;
     const Vector r = t - (shifted - whole);
 #endif
@@ -220,8 +233,8 @@ SOFTMAXKIT_INLINE Vector exp2(const Vector& t) {
     return Vector(_mm512_scalef_ps(static_cast<__m512>(p), static_cast<__m512>(t)));
 #else
     Vector power = std::bit_cast<Vector>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
-    stdx::where(t < -126.0f, power) = 0.0f;
-    stdx::where(t != t, power) = t;
+    replace(power, t < -126.0f, 0.0f);
+    replace(power, t != t, t);
     return power;
 #endif
 }
