@@ -92,7 +92,7 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         ValueError: k or chunk is out of range, or the logits are a single number.
     """
     from softmaxkit.kernels.backends import pick
-    from softmaxkit.kernels.operators import RowCall
+    from softmaxkit.kernels.operators import RowCall, topk
 
     if logits.ndim < 1:
         raise ValueError("logits must have the shape (..., vocabulary), got a scalar")
@@ -105,7 +105,7 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         raise ValueError(f"k must be from 1 to {size}, the number of logits in a row, got {k}")
     call = RowCall("topk", (k,), differentiable=False)
     if pick(call, logits).native:
-        return TopK(*call.operator(logits, *call.arguments))
+        return TopK(*topk(logits, k))
     return _topk_in_chunks(logits, k, chunk)
 
 

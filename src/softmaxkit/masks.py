@@ -64,8 +64,8 @@ def expand_mask(mask: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _check_shape(mask: Array, shape: tuple[int, ...]) -> None:
-    aligned = zip(reversed(mask.shape), reversed(shape), strict=False)
-    if len(mask.shape) > len(shape) or any(size not in (1, wanted) for size, wanted in aligned):
+    ndim = len(mask.shape)
+    if ndim > len(shape) or any(size not in (1, shape[axis - ndim]) for axis, size in enumerate(mask.shape)):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {shape}")
 
 

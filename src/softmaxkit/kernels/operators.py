@@ -231,20 +231,15 @@ class RowCall(NamedTuple):
         """Run the operator on scores; see `softmaxkit.kernels.rows`."""
         if self.heads:
             return run_heads([call.run for call in self.heads], scores, mask)
-        result: Tensor = self.operator(scores, *self.arguments, mask)
+        result: Tensor = OPERATORS[self.kernel](scores, *self.arguments, mask)
         return result
-
-    @property
-    def operator(self) -> Callable[..., Any]:
-        """The operator that the kernel's name refers to."""
-        return OPERATORS[self.kernel]
 
     def support(self, kind: str) -> Support | None:
         """Return what the row kernels support, see `backends.Call`."""
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
-            return Support(tuple(DTYPES), self.differentiable)
+            return Support(tuple(DTYPES), self.differentiable, traceable=True)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:
-            return Support(GPU_DTYPES, self.differentiable)
+            return Support(GPU_DTYPES, self.differentiable, traceable=True)
         return None
 
 

@@ -64,7 +64,7 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
     distance = distance_to_maximum(scores, attended)
     clipped = torch.clamp(distance, min=clip)
     exact = distance.detach().double()  # float64, so that ties are exact
-    least = least_values(clip, levels)
+    least = _least_values(clip, levels)
     if levels > FEW_LEVELS:
         bounds = torch.tensor(least, dtype=exact.dtype, device=exact.device)
         level = torch.bucketize(exact.contiguous(), bounds, right=True).to(distance.dtype)
@@ -74,6 +74,12 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
             level = level + (exact >= value)
     quantised = clip + -clip / (levels - 1) * level
     return clipped + (quantised - clipped).detach(), level
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _least_values(clip: float, levels: int) -> list[float]:
+    """Return `least_values`, whose fractions torch.compile does not trace."""
+    return least_values(clip, levels)
 
 
 SEARCHED_SCORES = 1 << 20
