@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from softmaxkit.kernels import builds
 from softmaxkit.kernels.builds import NATIVE, VARIABLE
@@ -38,10 +40,12 @@ class Support(NamedTuple):
     Attributes:
         dtypes: of its input tensors.
         differentiable: whether it has a gradient.
+        traceable: whether it consists of PyTorch operators, through which tensors without memory can go.
     """
 
     dtypes: Sequence[torch.dtype]
     differentiable: bool = False
+    traceable: bool = False
 
 
 class Call(Protocol):
@@ -143,6 +147,8 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         if tensor.dtype not in support.dtypes:
             supported = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
             reasons.append(f"it supports {supported}, not {str(tensor.dtype).removeprefix('torch.')}")
+        if not support.traceable and not _has_memory(tensor):
+            reasons.append(f"it reads memory, of which a {type(tensor).__name__} has none")
     if len({tensor.device for tensor in tensors}) > 1:
         reasons.append("the tensors are on different devices")
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
@@ -153,6 +159,13 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
     if transform := transform_at_work():
         reasons.append(f"its kernel does not support {transform}")
     return list(dict.fromkeys(reasons))
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    """Return whether a tensor is neither fake nor a subclass that wraps others; Dynamo stops at kernels by itself."""
+    if torch.compiler.is_dynamo_compiling():
+        return True
+    return not isinstance(tensor, FakeTensor) and not is_traceable_wrapper_subclass(tensor)
 
 
 def _device_reasons(name: str, device: torch.device) -> list[str]:

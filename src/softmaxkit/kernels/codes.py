@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.kernels.backends import native
-from softmaxkit.kernels.launch import DTYPES
+from softmaxkit.kernels.launch import DTYPES, address, untraced
 
 BITS = (8, 4)
 """Bits of a code."""
@@ -173,6 +173,7 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
     return encoded
 
 
+@untraced
 def _natively(
     kernels: ModuleType, tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None
 ) -> Cached | None:
@@ -188,12 +189,12 @@ def _natively(
     frame = [None if x is None else x.expand(*places[:2], 1, channels).contiguous() for x in (centre, factor)]
     finite = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
         list(tokens.shape),
-        tokens.data_ptr(),
+        address(tokens),
         list(tokens.stride()[:3]),
-        *(0 if x is None else x.data_ptr() for x in frame),
-        codes.data_ptr(),
+        *(0 if x is None else address(x) for x in frame),
+        address(codes),
         list(codes.stride()[:3]),
-        steps.data_ptr(),
+        address(steps),
         list(steps.stride()[:3]),
         torch.get_num_threads(),
     )

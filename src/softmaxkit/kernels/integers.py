@@ -17,7 +17,7 @@ from torch import Tensor
 
 from softmaxkit.formats import Rounding
 from softmaxkit.kernels.backends import Support, runs_on_gpu
-from softmaxkit.kernels.launch import loaded, run, run_heads
+from softmaxkit.kernels.launch import address, loaded, run, run_heads
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
 WORD_BITS, LANE_BITS = 60, 28
@@ -128,7 +128,7 @@ class CodeTableCall(KernelCall):
         return super().__call__(scores, mask)
 
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
-        table = self.probabilities.data_ptr()
+        table = address(self.probabilities)
         return (kernels.CodeTable(self.scales, self.lowest, self.highest, table),)
 
     def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:

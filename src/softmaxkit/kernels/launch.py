@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,16 +24,37 @@ AXES = 5
 """Axes of a kernel's layout: four outer ones, of which the last indexes queries, and the keys."""
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def untraced(function: Function) -> Function:
+    """Make torch.compile call a function instead of tracing it; with fullgraph=True it raises an error there."""
+    disabled: Function = torch.compiler.disable(function)
+    return disabled
+
+
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Allocate a CPU tensor, in huge pages if it is large: page faults on small ones cost more than the kernel."""
     return in_huge_pages(torch.empty(shape, dtype=dtype, device="cpu"))
+
+
+def address(tensor: Tensor) -> int:
+    """Return the address of a tensor's elements.
+
+    Raises:
+        TypeError: it has no memory, like the fake tensors of a trace and subclasses that wrap other tensors.
+    """
+    pointer: int = tensor.data_ptr()
+    if pointer == 0 and tensor.numel():
+        raise TypeError(f"native kernels read and write memory, of which a {type(tensor).__name__} has none")
+    return pointer
 
 
 def in_huge_pages(fresh: Tensor) -> Tensor:
     """Request huge pages for a large CPU tensor that has not been written yet, and return it."""
     kernels = native()
     if kernels is not None and fresh.device.type == "cpu" and fresh.nbytes >= HUGE:
-        kernels.huge_pages(fresh.data_ptr(), fresh.nbytes)
+        kernels.huge_pages(address(fresh), fresh.nbytes)
     return fresh
 
 
@@ -97,9 +118,9 @@ def run(
         is_causal,
         masked is not None,
     )
-    pointer = 0 if masked is None else masked.data_ptr()
+    pointer = 0 if masked is None else address(masked)
     kernel = getattr(kernels, f"{name}_{DTYPES[scores.dtype]}")
-    kernel(source.data_ptr(), result.data_ptr(), pointer, layout, torch.get_num_threads(), *parameters)
+    kernel(address(source), address(result), pointer, layout, torch.get_num_threads(), *parameters)
     return result
 
 
@@ -136,7 +157,7 @@ def _check_out(out: Tensor, scores: Tensor) -> None:
 def _addresses(values: Tensor) -> tuple[int, int]:
     """Return the address of the first element, and that beyond the last."""
     steps = sum((size - 1) * stride for size, stride in zip(values.shape, values.stride(), strict=True))
-    begin = values.data_ptr()
+    begin = address(values)
     return begin, begin + (steps + 1) * values.element_size() if values.numel() else begin
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, check_shapes, default_scale
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged
-from softmaxkit.kernels.launch import DTYPES, loaded
+from softmaxkit.kernels.launch import DTYPES, address, loaded, untraced
 from softmaxkit.masks import expand_mask
 
 SCORE_ERROR = 0.1
@@ -59,6 +59,7 @@ def too_coarse(scores: float, values: float) -> str:
     return ""
 
 
+@untraced
 def attend(
     query: Tensor,
     key: Tensor | Cached,
@@ -105,6 +106,7 @@ def attend(
     return operands.few(call, offsets, lengths) if operands.are_few else operands.many(call, offsets)
 
 
+@untraced
 def reason_against_8_bits(
     query: Tensor,
     key: Tensor | Cached,
@@ -241,14 +243,14 @@ class _Operands:
             mask is not None,
             self.is_causal,
         )
-        pointers = [x.data_ptr() for x in (query, key, value)]
-        if not kernel(shape, pointers, [_pointer(mask), result.data_ptr(), torch.get_num_threads()]):
+        pointers = [address(x) for x in (query, key, value)]
+        if not kernel(shape, pointers, [_pointer(mask), address(result), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
         return result.to(self.dtype)
 
 
 def _pointer(values: Tensor | None) -> int:
-    return 0 if values is None else values.data_ptr()
+    return 0 if values is None else address(values)
 
 
 def _kind(operand: Tensor | Cached) -> str:

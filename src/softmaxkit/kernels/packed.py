@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.launch import DTYPES, kernels_for
+from softmaxkit.kernels.launch import DTYPES, address, kernels_for, untraced
 from softmaxkit.kernels.rows import check_levels
 
 
@@ -34,6 +34,7 @@ class Packed(NamedTuple):
         return self.probabilities.gather(-1, levels.long())
 
 
+@untraced
 def levels(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed:
     """Return the result of `rows.levels` in packed form, which takes a sixteenth or an eighth of float32's memory.
 
@@ -58,7 +59,7 @@ def levels(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed
     is_finite = torch.ones(outer, dtype=torch.bool, device="cpu")
     if source.numel():
         kernel = getattr(kernels, f"levels_packed_{DTYPES[source.dtype]}")
-        pointers = (tensor.data_ptr() for tensor in (source, codes, probabilities, is_finite))
+        pointers = (address(tensor) for tensor in (source, codes, probabilities, is_finite))
         kernel(*pointers, is_finite.numel(), keys, torch.get_num_threads(), clip, list(exponentials))
     if not is_finite.all():
         raise ValueError(

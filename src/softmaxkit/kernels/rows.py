@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.launch import DTYPES, empty, kernels_for, run
+from softmaxkit.kernels.launch import DTYPES, address, empty, kernels_for, run
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
@@ -54,7 +54,7 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
     if p.numel():
         kernel = getattr(kernels, f"softmax_backward_{DTYPES[p.dtype]}")
         rows, keys = p.numel() // p.shape[-1], p.shape[-1]
-        kernel(p.data_ptr(), g.data_ptr(), result.data_ptr(), rows, keys, torch.get_num_threads())
+        kernel(address(p), address(g), address(result), rows, keys, torch.get_num_threads())
     return result
 
 
@@ -92,7 +92,7 @@ def exponential(
         ValueError: as `softmax`; or the offset has another shape, or the limit or the base is out of range.
     """
     offsets, parameters = _exponential_parameters(scores, offset, limit, base)
-    return run("exponential", scores, mask, is_causal, offsets.data_ptr(), *parameters, out=out)
+    return run("exponential", scores, mask, is_causal, address(offsets), *parameters, out=out)
 
 
 def exponential_backward(
@@ -125,8 +125,8 @@ def exponential_backward(
     offsets, parameters = _exponential_parameters(scores, offset, limit, base)
     g = _like(gradient, scores, "scores")
     sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
-    pointers = (g.data_ptr(), sums.data_ptr())
-    return run("exponential_backward", scores, mask, is_causal, offsets.data_ptr(), *parameters, *pointers), sums
+    pointers = (address(g), address(sums))
+    return run("exponential_backward", scores, mask, is_causal, address(offsets), *parameters, *pointers), sums
 
 
 def log_limit(limit: float, base: float) -> float:
@@ -229,7 +229,7 @@ def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     indices = torch.empty_like(values, dtype=torch.int64)
     is_done = torch.empty(source.shape[:-1], dtype=torch.bool, device="cpu")
     kernel = getattr(kernels, f"topk_{DTYPES[source.dtype]}")
-    pointers = (tensor.data_ptr() for tensor in (source, values, indices, is_done))
+    pointers = (address(tensor) for tensor in (source, values, indices, is_done))
     kernel(*pointers, is_done.numel(), size, k, torch.get_num_threads())
     if not is_done.all():  # rows with NaN or infinity, which torch orders in its own way
         rest = torch.softmax(source[~is_done], -1).topk(k)

@@ -12,6 +12,7 @@ from torch import Tensor
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.launch import untraced
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.calibrated import Calibrated, Calibrator
 from softmaxkit.methods.base.constants import Constants
@@ -180,7 +181,7 @@ class SoftmaxModule(Calibrated, ABC):
         with torch.no_grad():  # the gradient comes from the float form
             return call, pick(call, scores)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced
     def _integer_forward(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         if transform := transform_at_work():
             raise RuntimeError(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from softmaxkit.kernels.launch import untraced
+
 if TYPE_CHECKING:
     from softmaxkit.kernels.attention import AttentionCall
     from softmaxkit.methods.base.module import SoftmaxModule
@@ -23,17 +25,27 @@ def module_for(
     """Return a frozen module with these numbers, or the initial ones for rows of `keys`; cached if they are plain."""
     all_numbers = {**spec.start(keys), **numbers}
     plain = all(isinstance(number, (int, float)) for number in all_numbers.values())
-    return (_kept_module if plain else _module)(spec, mode, heads, tuple(all_numbers.items()), device)
+    if torch.compiler.is_dynamo_compiling():  # traces what is simple to build, and calls back for what is not
+        build = _kept_untraced if all_numbers and plain else _module
+    else:
+        build = _kept_module if plain and type(torch.empty(0)) is Tensor else _module  # not fake
+    return build(spec, mode, heads, tuple(all_numbers.items()), device)
 
 
 def _module(
     spec: Spec, mode: str, heads: int | None, numbers: tuple[tuple[str, Any], ...], device: torch.device
 ) -> SoftmaxModule:
-    with torch.inference_mode(False):  # a cached module may later be used with gradients
+    with torch.inference_mode(False):  # a kept module may later be used with gradients
         return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
 
 
-_kept_module = lru_cache(maxsize=64)(_module)
+@lru_cache(maxsize=64)
+def _kept_module(*arguments: Any) -> SoftmaxModule:
+    with torch.device("cpu"):  # not on a default device, which later calls may not have
+        return _module(*arguments)
+
+
+_kept_untraced = untraced(_kept_module)
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.integers import KernelCall, native_reciprocal
+from softmaxkit.kernels.launch import address
 from softmaxkit.methods.exact.golden import exponential, significand_and_shift
 from softmaxkit.tables import Reciprocal
 
@@ -48,7 +49,7 @@ class ExactCall(KernelCall):
     reciprocal: Reciprocal
 
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
-        tables = (table.data_ptr() for table in (self.exponentials, self.significands, self.shifts))
+        tables = (address(table) for table in (self.exponentials, self.significands, self.shifts))
         reciprocal = native_reciprocal(kernels, self.reciprocal)
         sizes = (self.mantissa_bits, self.smallest, self.farthest, self.largest)
         return (kernels.IntegerExact(*sizes, *tables, self.slice_width, reciprocal),)

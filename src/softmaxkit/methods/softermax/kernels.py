@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.integers import LANE_BITS, WORD_BITS, KernelCall, native_reciprocal
+from softmaxkit.kernels.launch import address
 from softmaxkit.methods.softermax.golden import power_of_two
 from softmaxkit.rounding import Rounding
 from softmaxkit.tables import Reciprocal
@@ -63,7 +64,7 @@ class SoftermaxCall(KernelCall):
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         tables = kernels.IntegerSoftermax(
             *(self.scale, self.lowest, self.highest, self.fraction_bits, self.ceil, self.rounding == "nearest"),
-            *(self.powers.data_ptr(), self.least_difference, self.slice_width, self.sum_places, self.sum_limit),
+            *(address(self.powers), self.least_difference, self.slice_width, self.sum_places, self.sum_limit),
             native_reciprocal(kernels, self.reciprocal, self.rounding),
             *(self.places, self.limit, self.step),
         )
