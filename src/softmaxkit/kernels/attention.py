@@ -84,11 +84,7 @@ class AttentionCall:
         """Return what the kernels support: gradients on GPUs only, and FlexAttention only exponentials."""
         if kind == "native":
             return None if self.base and not has_tiles() else Support(tuple(DTYPES))
-        return (
-            None
-            if kind == "flex" and (self.exponentials or self.base)
-            else Support(GPU_DTYPES, differentiable=True, traceable=True)
-        )
+        return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:

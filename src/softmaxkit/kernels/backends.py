@@ -40,7 +40,7 @@ class Support(NamedTuple):
     Attributes:
         dtypes: of its input tensors.
         differentiable: whether it has a gradient.
-        traceable: whether it consists of PyTorch operators, through which tensors without memory can go.
+        traceable: whether a native kernel is a PyTorch operator, through which tensors without memory can go.
     """
 
     dtypes: Sequence[torch.dtype]
@@ -147,7 +147,7 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         if tensor.dtype not in support.dtypes:
             supported = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
             reasons.append(f"it supports {supported}, not {str(tensor.dtype).removeprefix('torch.')}")
-        if not support.traceable and not _has_memory(tensor):
+        if name in NATIVE and not support.traceable and not _has_memory(tensor):
             reasons.append(f"it reads memory, of which a {type(tensor).__name__} has none")
     if len({tensor.device for tensor in tensors}) > 1:
         reasons.append("the tensors are on different devices")

@@ -239,7 +239,7 @@ class RowCall(NamedTuple):
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
             return Support(tuple(DTYPES), self.differentiable, traceable=True)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:
-            return Support(GPU_DTYPES, self.differentiable, traceable=True)
+            return Support(GPU_DTYPES, self.differentiable)
         return None
 
 
