@@ -6,8 +6,8 @@ Nor does anything stay behind of the context in which a function is called first
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -40,6 +40,14 @@ KERNELS: list[Callable[[Tensor], Any]] = [
     lambda x: packed.levels(x, -5.0, LEVELS),
     lambda x: codes.encode(x, 8),
     lambda x: native_attention.attend(x, x, x, AttentionCall.by_levels(-5.0, LEVELS)),
+]
+
+
+CONTEXTS = [
+    lambda: FakeTensorMode(allow_non_fake_inputs=True),
+    lambda: torch.device("meta"),
+    torch.inference_mode,
+    nullcontext,
 ]
 
 
@@ -86,15 +94,9 @@ def test_fake_attention_has_the_shape(spec: Any) -> None:
     assert (result.shape, result.dtype) == (SCORES.shape, SCORES.dtype)
 
 
-@contextmanager
-def fake_mode() -> Iterator[None]:
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield
-
-
 @pytest.mark.parametrize("spec", METHODS)
 @pytest.mark.parametrize("run", [softmax, attention])
-@pytest.mark.parametrize("context", [fake_mode, lambda: torch.device("meta"), torch.inference_mode, nullcontext])
+@pytest.mark.parametrize("context", CONTEXTS)
 def test_the_first_call_decides_nothing(context: Any, run: Callable[[Any, Tensor], Tensor], spec: Any) -> None:
     numbers._kept_module.cache_clear()
     expected = run(spec, SCORES)

@@ -191,7 +191,7 @@ def _natively(
         list(tokens.shape),
         address(tokens),
         list(tokens.stride()[:3]),
-        *(0 if x is None else address(x) for x in frame),
+        *(address(x) for x in frame),
         address(codes),
         list(codes.stride()[:3]),
         address(steps),

@@ -38,12 +38,14 @@ def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return in_huge_pages(torch.empty(shape, dtype=dtype, device="cpu"))
 
 
-def address(tensor: Tensor) -> int:
-    """Return the address of a tensor's elements.
+def address(tensor: Tensor | None) -> int:
+    """Return the address of a tensor's elements, 0 for None.
 
     Raises:
         TypeError: it has no memory, like the fake tensors of a trace and subclasses that wrap other tensors.
     """
+    if tensor is None:
+        return 0
     pointer: int = tensor.data_ptr()
     if pointer == 0 and tensor.numel():
         raise TypeError(f"native kernels read and write memory, of which a {type(tensor).__name__} has none")
@@ -118,9 +120,8 @@ def run(
         is_causal,
         masked is not None,
     )
-    pointer = 0 if masked is None else address(masked)
     kernel = getattr(kernels, f"{name}_{DTYPES[scores.dtype]}")
-    kernel(address(source), address(result), pointer, layout, torch.get_num_threads(), *parameters)
+    kernel(address(source), address(result), address(masked), layout, torch.get_num_threads(), *parameters)
     return result
 
 

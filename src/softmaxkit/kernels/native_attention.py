@@ -185,7 +185,7 @@ class _Operands:
             planes,
             weights.tables.ctypes.data,
             weights.normalised,
-            _pointer(offsets),
+            address(offsets),
             call.log_limit,
             weights.one,
         )
@@ -216,18 +216,16 @@ class _Operands:
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel for a few queries."""
-        normalisation = self.kernels.Normalisation(
-            call.clip, list(call.exponentials), _pointer(offsets), call.log_limit
-        )
+        normalisation = self.kernels.Normalisation(call.clip, list(call.exponentials), address(offsets), call.log_limit)
         kernel = getattr(self.kernels, f"decode_{self.kind}")
         shifts = None if self.shifts is None else (self.shifts * self.scale).contiguous()
-        steps = [*(_pointer(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
+        steps = [*(address(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
         if self.steps:
-            steps += [_pointer(self.table), self.pages, _pointer(shifts)]
+            steps += [address(self.table), self.pages, address(shifts)]
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
         return self._run(
             lambda shape, pointers, tail: kernel(
-                shape, normalisation, self.scale, *pointers, *steps, _pointer(counts), *tail
+                shape, normalisation, self.scale, *pointers, *steps, address(counts), *tail
             )
         )
 
@@ -244,13 +242,9 @@ class _Operands:
             self.is_causal,
         )
         pointers = [address(x) for x in (query, key, value)]
-        if not kernel(shape, pointers, [_pointer(mask), address(result), torch.get_num_threads()]):
+        if not kernel(shape, pointers, [address(mask), address(result), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
         return result.to(self.dtype)
-
-
-def _pointer(values: Tensor | None) -> int:
-    return 0 if values is None else address(values)
 
 
 def _kind(operand: Tensor | Cached) -> str:
