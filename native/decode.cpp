@@ -13,6 +13,9 @@
 #include "integer_values.hpp"
 #include "nibble_keys.hpp"
 #include "nibble_values.hpp"
+#elif defined(__AVX2__)
+#include "word_keys.hpp"
+#include "word_values.hpp"
 #else
 #include "widened_codes.hpp"
 #endif

@@ -1,11 +1,14 @@
-// Products with the codes of a cache, as dot products of bytes that are exact in 32 bits.
+// Products with the codes of a cache in integers, exact in 32 bits.
 //
-// Codes enter as unsigned bytes with an excess of 128 or 8, which is corrected by the excess times the sum of the
-// other operand. Products of weights and value steps are quantised to 16-bit integers relative to the largest of 128,
-// and stored as two signed bytes; so are queries, relative to their largest channel. Queries need 16 bits because the
-// error of a query is common to all its scores, whereas errors of keys average out. The bytes of 16 keys are
+// Products of weights and value steps are quantised to 16-bit integers relative to the largest of 128; so are queries,
+// relative to their largest channel. Queries need 16 bits because the error of a query is common to all its scores,
+// whereas errors of keys average out.
+//
+// AVX-512 has dot products of bytes. There these integers are two signed bytes, and codes are unsigned bytes with an
+// excess of 128 or 8, which is corrected by the excess times the sum of the other operand. The bytes of 16 keys are
 // interleaved and their sums reduced together, once for all heads that share them. 8-bit codes are read by
-// integer_keys.hpp and integer_values.hpp, 4-bit codes by nibble_keys.hpp and nibble_values.hpp.
+// integer_keys.hpp and integer_values.hpp, 4-bit codes by nibble_keys.hpp and nibble_values.hpp. With AVX2, all are
+// 16-bit words: word_keys.hpp and word_values.hpp.
 #pragma once
 
 #include <cmath>
@@ -15,8 +18,6 @@
 
 namespace softmaxkit {
 
-constexpr int64_t bytes_of_vector = 64;
-constexpr int64_t tokens_together = 16;            // processed together; the scores of 16 keys fill a vector
 constexpr int64_t keys_ahead = 64;                 // prefetch distance in tokens
 constexpr int64_t values_together = 128;           // quantised together: their weights share one step
 constexpr int64_t values_ahead = values_together;  // prefetch distance in tokens
@@ -36,31 +37,6 @@ template <int bits>
 class CodedKeys;
 template <int bits>
 class CodedValues;
-
-// Loads up to 64 8-bit codes of a token as unsigned bytes.
-inline __m512i bytes_of(const int8_t* from, int64_t count) {
-    const __m512i bytes = count >= bytes_of_vector ? _mm512_loadu_si512(from)
-                                                   : _mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, from);
-    return _mm512_xor_si512(bytes, _mm512_set1_epi8(-128));
-}
-
-// Interleaves the bytes of four tokens: each dword gets one byte of each token; `to[i]` gets the i-th quarter of every
-// 128-bit lane.
-inline void side_by_side(const __m512i (&four)[4], __m512i (&to)[4]) {
-    const __m512i low[2] = {_mm512_unpacklo_epi8(four[0], four[1]), _mm512_unpacklo_epi8(four[2], four[3])};
-    const __m512i high[2] = {_mm512_unpackhi_epi8(four[0], four[1]), _mm512_unpackhi_epi8(four[2], four[3])};
-    to[0] = _mm512_unpacklo_epi16(low[0], low[1]);
-    to[1] = _mm512_unpackhi_epi16(low[0], low[1]);
-    to[2] = _mm512_unpacklo_epi16(high[0], high[1]);
-    to[3] = _mm512_unpackhi_epi16(high[0], high[1]);
-}
-
-// Sums the four dwords of every 128-bit lane of four vectors. Each lane of the result lists the vectors' sums in order.
-inline __m512i sums_of_lanes(const __m512i* of) {
-    const __m512i one = _mm512_add_epi32(_mm512_unpacklo_epi32(of[0], of[1]), _mm512_unpackhi_epi32(of[0], of[1]));
-    const __m512i two = _mm512_add_epi32(_mm512_unpacklo_epi32(of[2], of[3]), _mm512_unpackhi_epi32(of[2], of[3]));
-    return _mm512_add_epi32(_mm512_unpacklo_epi64(one, two), _mm512_unpackhi_epi64(one, two));
-}
 
 // The largest integer of a quantised query whose products with 8-bit codes, summed over the channels, fit 32 bits.
 constexpr int32_t largest_query(int64_t channels) {
@@ -91,9 +67,10 @@ struct IntegerWeights {
     float factor;
 };
 
-// Quantises the products of weights and their tokens' steps to 16-bit integers, as upper and lower signed bytes.
-template <int64_t tokens, class Step>
-IntegerWeights integers_of(const float* weights, const Step* steps, int64_t count, int8_t* high, int8_t* low) {
+// Quantises the products of weights and their tokens' steps to 16-bit integers, a vector of which goes to put(token,
+// integers) at a time; those beyond `count` are 0.
+template <int64_t tokens, class Step, class Put>
+IntegerWeights integers_of(const float* weights, const Step* steps, int64_t count, const Put& put) {
     Vector products[tokens / width], largest = 0.0f;
     for (int64_t part = 0; part * width < tokens; ++part) {
         const int64_t rest = count - part * width;
@@ -107,10 +84,18 @@ IntegerWeights integers_of(const float* weights, const Step* steps, int64_t coun
     for (int64_t part = 0; part * width < tokens; ++part) {
         const Integers codes = rounded(products[part] * inverse);
         sum += codes;
-        store_bytes(high + part * width, upper_byte(codes));
-        store_bytes(low + part * width, codes);
+        put(part * width, codes);
     }
     return {stdx::reduce(sum), any ? top / static_cast<float>(largest_integer) : 0.0f};
+}
+
+// The same, as upper and lower signed bytes.
+template <int64_t tokens, class Step>
+IntegerWeights integers_of(const float* weights, const Step* steps, int64_t count, int8_t* high, int8_t* low) {
+    return integers_of<tokens>(weights, steps, count, [&](int64_t token, const Integers& codes) {
+        store_bytes(high + token, upper_byte(codes));
+        store_bytes(low + token, codes);
+    });
 }
 
 }  // namespace softmaxkit

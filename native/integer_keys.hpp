@@ -1,7 +1,7 @@
 // Scores of a few queries against the 8-bit keys of a cache, in integers: see integer_codes.hpp.
 #pragma once
 
-#include "integer_codes.hpp"
+#include "interleaved_bytes.hpp"
 
 namespace softmaxkit {
 

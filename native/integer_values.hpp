@@ -1,7 +1,7 @@
 // The 8-bit values of a cache times their weights, in integers: see integer_codes.hpp.
 #pragma once
 
-#include "integer_codes.hpp"
+#include "interleaved_bytes.hpp"
 
 namespace softmaxkit {
 

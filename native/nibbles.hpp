@@ -5,7 +5,7 @@
 
 #include <utility>
 
-#include "integer_codes.hpp"
+#include "interleaved_bytes.hpp"
 
 namespace softmaxkit {
 
