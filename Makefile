@@ -4,10 +4,11 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 EXTRAS := hardware test ip registers fpga
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 comma := ,
 space := $(subst ,, )
 
-.PHONY: demo test test-all test-oldest test-gpu lint bench sanitize clean
+.PHONY: demo test test-all test-oldest test-newest test-gpu lint bench sanitize clean
 
 SMOLLM2 := $(wildcard results/smollm2/specs/softermax*.json) results/smollm2/specs/exaq-3.json
 
@@ -32,6 +33,11 @@ test-oldest:  ## the fast tests with the oldest versions that pyproject.toml adm
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --requirements $(OLDEST)/oldest.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-newest:  ## the fast tests with the newest versions there are, whatever constraints.txt says
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '.[$(subst $(space),$(comma),$(EXTRAS))]'
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-gpu:  ## the kernels of GPUs on the card that is there, with the Python at hand
 	$(PYTHON) -m pytest -m gpu tests/gpu

@@ -198,7 +198,8 @@ def test_decoding_in_pages_by_the_matrix_unit(dtype: torch.dtype, bits: int, cap
         decoding(BY_EXPONENTIAL, dtype, bits, page=16)()
     assert [kernel.name for kernel in compiled] == ["decode_split", "decode_merge"]
     check(compiled, capability, spills=FEW_SPILLS)
-    assert not any(byte in compiled[0].ptx for byte in ("ld.global.b8", "ld.shared.b8"))
+    # Codes are not fetched one by one, which would be dozens; Triton 3.8 exchanges a few booleans.
+    assert sum(compiled[0].ptx.count(byte) for byte in ("ld.global.b8", "ld.shared.b8")) <= 4
 
 
 def row_calls(scores: Tensor, mask: Tensor | None) -> Iterator[Callable[[], Any]]:

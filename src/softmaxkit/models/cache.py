@@ -93,6 +93,7 @@ class QuantisedLayer(DynamicLayer):
                 "generate with a DynamicCache"
             )
         super().lazy_initialization(key_states, value_states)
+        self.dtype = key_states.dtype  # which transformers 5.24 no longer sets
         self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0], self.bits)
         self._show(self.cache)
 
