@@ -44,6 +44,10 @@ def test_small_floats_flush_and_saturate() -> None:
     values = np.array([FP16.smallest * 0.499, FP16.smallest * 0.9999, 1e9, -1e9, np.inf, -np.inf, np.nan, -0.0])
     top = FP16.largest
     assert FP16.decode(FP16.encode(values)).tolist() == [0, FP16.smallest, top, -top, top, -top, 0, 0]
+    assert FP16.encode(np.array([FP16.smallest * 0.499, -FP16.smallest * 0.499, -0.0])).tolist() == [0, 0, 0]
+    # Golden models join numbers that nothing has clipped before.
+    wide = FP16.join(np.array([False, True]), np.array([(1 << 12) - 1] * 2), np.array([5, 6]))
+    assert FP16.decode(wide).tolist() == [top, -top]
 
 
 @given(st.floats(-1e6, 1e6), st.integers(-3, 10), st.integers(-3, 12), st.booleans())

@@ -177,6 +177,7 @@ def test_topk_is_softmax_then_topk_also_of_rows_without_a_finite_maximum(
     native: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)).to(dtype)
+    logits[0, [5, 20, 49]] = torch.tensor([9.0, 8.0, 7.0], dtype=dtype)  # one of the largest in each of these chunks
     logits[1] = -torch.inf
     logits[2, 7] = torch.nan
     logits[3, 9] = torch.inf

@@ -24,8 +24,9 @@ def softmax(
         mask: boolean, True where a key is attended; broadcasts to the scores.
         dim: the dimension of the keys.
         mode: "float", or "integer" for exactly what the hardware computes.
-        parameters: the method's real parameters, e.g. `beta` and `gamma` for ConSmax, `clip` for EXAQ. Tensors may
-            require a gradient if the method learns them.
+        parameters: the method's real parameters, e.g. `beta` and `gamma` for ConSmax, `clip` for EXAQ; single numbers,
+            or one per head for scores of (..., heads, queries, keys). Tensors may require a gradient if the method
+            learns them.
 
     Returns:
         Probabilities with the type, shape and dtype of the scores; differentiable for tensors.

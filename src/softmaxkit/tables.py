@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -17,6 +17,15 @@ from softmaxkit.rounding import Rounding, integers, leading_one, shift_right
 
 GUARD_BITS = 3
 """Fraction bits of a fitted table beyond those of its result, so that the final rounding dominates the error."""
+
+
+def heads_of(*numbers: Any) -> int | None:
+    """Return for how many heads real numbers are given, as a sequence or an array; None if all are single numbers."""
+    for number in numbers:
+        shape: tuple[int, ...] = (len(number),) if isinstance(number, Sequence) else getattr(number, "shape", ())
+        if len(shape) == 1:
+            return int(shape[0])
+    return None
 
 
 def per_head(value: Any, codes: Array) -> Any:

@@ -254,3 +254,16 @@ def test_refuses_heads_and_codes() -> None:
         golden_attention(attention, *map(torch.as_tensor, (queries, np.float32(keys), values, attended)))
     with pytest.raises(TypeError, match="Constants"):
         Attention.of(Softermax(), 4, METHODS["consmax"]().examples()[0])
+
+
+@pytest.mark.parametrize("spec", [Softermax(), Exact()], ids=str)
+def test_layout_never_changes_an_integer_with_the_division_last(spec: Spec) -> None:
+    random = np.random.default_rng(0)
+    constants = spec.constants(**spec.sample_parameters(40, 1.5))
+    codes, mask = spec.encode(3 * random.normal(size=(24, 40)), constants), random.random((24, 40)) < 0.7
+    rows = spec.deferred(codes, mask, constants)
+    heads = spec.deferred(codes.reshape(4, 6, 40), mask.reshape(4, 6, 40), constants)
+    for name in ("weights", "rises", "factor", "places", *(["scales"] if rows.scales is not None else [])):
+        flat, deep = getattr(rows, name), getattr(heads, name)
+        assert deep.shape == (4, 6, flat.shape[-1])
+        assert (deep.reshape(flat.shape) == flat).all(), name

@@ -254,6 +254,25 @@ def test_keys_that_are_not_finite_are_no_part_of_the_frame(bits: int) -> None:
         assert is_outgrown(codes) == has
 
 
+@pytest.mark.parametrize("bits", BITS)
+def test_a_frame_is_that_of_each_sequence_alone_and_of_channels_that_are_used(bits: int) -> None:
+    keys = torch.randn(2, 3, 40, 12, generator=torch.Generator().manual_seed(0))
+    keys[0, :, :, 3] *= 100
+    keys[1, 1, :, 7] *= 30
+    keys[0, 1, 5, 2], keys[1, 2, 9] = torch.nan, torch.inf
+    together = frame(keys, bits)
+    for sequence in range(2):
+        alone = frame(keys[sequence : sequence + 1], bits)
+        for both, own in zip(together, alone, strict=True):
+            assert (both is None) == (own is None)
+            assert both is None or torch.allclose(both[sequence], own[0])
+    # More channels than that are always 0, as where heads are padded: no ordinary channel becomes an outlier.
+    wide = torch.cat([keys, torch.zeros(2, 3, 40, 20)], dim=3)
+    for padded, own in zip(frame(wide, bits), together, strict=True):
+        assert (padded is None) == (own is None)
+        assert padded is None or torch.allclose(padded[..., :12], own)
+
+
 def test_a_pool_of_few_keys_computes_attention() -> None:
     _, key = sink_first()
     pool = pool_of(key, 4)

@@ -12,7 +12,17 @@ from torch import Tensor
 
 import softmaxkit
 from expected_errors import FEW_ROWS, Method, error, methods, truth
-from softmaxkit import KeyValueCache, PagedKeyValueCache
+from softmaxkit import (
+    ConSmax,
+    Exact,
+    Exaq,
+    KeyValueCache,
+    PagedKeyValueCache,
+    Softermax,
+    Spec,
+    attention,
+    partial_attention,
+)
 from softmaxkit.fused_attention import over_codes
 from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as fused
@@ -134,3 +144,44 @@ def test_the_check_sees_what_goes_wrong(fault: str, monkeypatch: pytest.MonkeyPa
         )
     with pytest.raises(AssertionError):
         check(outlier=fault == "factors")
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+@pytest.mark.parametrize(
+    ("spec", "numbers"),
+    [
+        (Exact(), {}),
+        (Softermax(), {}),
+        (ConSmax(), {"beta": 1.0, "gamma": 10.0}),
+        (ConSmax(), {"beta": [0.5, 1.0, 1.5, 2.0], "gamma": 10.0}),
+        (Exaq(bits=3), {"clip": -4.0}),
+    ],
+    ids=lambda given: getattr(given, "method", ""),
+)
+def test_parts_of_the_keys_merge_to_attention_to_all(
+    spec: Spec, numbers: dict[str, Any], key_heads: int, scale: float | None
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, n, channels, generator=random, dtype=torch.float64)
+        for heads, n, channels in ((4, 5, 16), (key_heads, 30, 16), (key_heads, 30, 6))
+    )
+    mask = torch.rand(2, 1, 5, 30, generator=random) < 0.8
+    whole = attention(query, key, value, spec, mask, scale=scale, enable_gqa=True, **numbers)
+    if isinstance(spec, Exaq):
+        scores = query @ key.repeat_interleave(4 // key_heads, 1).mT * (16**-0.5 if scale is None else scale)
+        numbers = {**numbers, "maximum": scores.where(mask, -torch.inf).amax(-1, keepdim=True)}
+    parts = [
+        partial_attention(
+            query, key[:, :, cut], value[:, :, cut], spec, mask[..., cut], scale, key_heads != 4, **numbers
+        )
+        for cut in (slice(0, 11), slice(11, 12), slice(12, 30))
+    ]
+    merged = parts[2].merge(parts[0]).merge(parts[1]).result()
+    assert torch.allclose(merged, whole, rtol=0, atol=1e-6)  # beta and gamma are float32 in a module
+    if key_heads != 4:
+        with pytest.raises(ValueError, match=f"4 query heads and {key_heads} key heads require enable_gqa=True"):
+            partial_attention(query, key, value, spec, mask, **numbers)
+    with pytest.raises(TypeError, match="attn_mask must be boolean"):
+        partial_attention(query, key, value, spec, mask.double(), enable_gqa=True, **numbers)

@@ -183,6 +183,32 @@ def test_invalid_arguments_are_rejected() -> None:
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("spec", [Exact(), Exaq()], ids=["exact", "exaq"])
+@pytest.mark.parametrize("queries", [2, 40])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ((2, 2, 9, 24), (2, 2, 9, 16), "keys must have the batch and channels of the queries"),
+        ((1, 2, 9, 16), (1, 2, 9, 16), "keys must have the batch and channels of the queries"),
+        ((2, 2, 9, 16), (2, 2, 8, 16), "values the batch, heads and tokens of the keys"),
+        ((2, 2, 9, 16), (2, 4, 9, 16), "values the batch, heads and tokens of the keys"),
+        ((2, 3, 9, 16), (2, 3, 9, 16), "query heads must be a multiple of key heads"),
+    ],
+)
+def test_shapes_that_do_not_fit_reach_no_kernel(
+    key: tuple[int, ...], value: tuple[int, ...], message: str, queries: int, spec: Any
+) -> None:
+    query, numbers = torch.ones(2, 4, queries, 16), parameters_of(spec)
+    keys, values = torch.ones(key), torch.ones(value)
+    with pytest.raises(ValueError, match=message):
+        softmaxkit.attention(query, keys, values, spec, enable_gqa=True, **numbers)
+    with pytest.raises(ValueError, match=message):
+        softmaxkit.partial_attention(query, keys, values, spec, enable_gqa=True, **numbers)
+    if key[:3] == value[:3]:  # a cache refuses the others itself
+        with pytest.raises(ValueError, match=message):
+            KeyValueCache(keys, values).attention(query, spec, **numbers)
+
+
 def test_modules_are_cached_and_created_outside_inference_mode() -> None:
     arguments: Any = (ConSmax(), "float", 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"), 2)
     with torch.inference_mode():

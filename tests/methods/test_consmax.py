@@ -16,6 +16,8 @@ from unit_checks import agrees, break_source, loaded_often, verilator
 import softmaxkit
 from softmaxkit import BF16, FP16, UQ, ConSmax, Float
 from softmaxkit.formats import Fixed
+from softmaxkit.methods.base.log_sums import LogSumCalibrator
+from softmaxkit.methods.consmax import calibrate as consmax_calibration
 from softmaxkit.methods.consmax.unit import Halves
 
 
@@ -70,6 +72,83 @@ def test_calibration_is_per_head_with_the_scales_that_the_tables_support(tables:
     constants = module.constants
     codes = spec.encode(scores.double(), constants)
     assert torch.equal(module(scores), spec.decode(spec.golden(codes, None, constants), constants).float())
+
+
+@pytest.mark.parametrize("share", ["head", "layer"])
+@pytest.mark.parametrize("few", [1 << 20, 0], ids=["all rows", "one in four and the largest"])
+def test_calibration_takes_the_scale_of_least_squared_error(
+    share: str, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consmax_calibration, "FEW_SCORES", few)
+    module = ConSmax(share=share, ceiling=64.0).module(heads=2, beta=1.0, gamma=100.0)
+    scores = torch.randn(2, 2, 12, 10, generator=torch.Generator().manual_seed(0))
+    scores[:, :, ::4] *= 0.1  # the rows of a sample have smaller scores than the others
+    scores[:, 1] *= 2
+    scores[1, :, 5, 3] = torch.tensor([5.0, 9.0])
+    attended = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    attended[1, :, 5, 3], attended[0, :, 0, 0], scores[0, :, 0, 0] = True, False, 100.0
+    calibrator = module.calibrator()
+    calibrator.observe(scores, attended)
+    calibrated = calibrator.finish()
+
+    truth = module.float_forward(scores, attended)
+    sampled = torch.zeros(2, 12)
+    sampled[:, ::4] += 1
+    sampled[1, 5] += 1
+    rows = torch.ones(2, 12) if few else sampled
+    low, high = module.spec.score_range()
+    grid = [2.0 ** (step / 4) for step in range(-36, 5)]
+    errors = []
+    for scale in grid:
+        coded = module.float_forward((scores / scale).round().clamp(low, high) * scale, attended)
+        errors.append(((coded - truth).double().square() * rows[:, None, :, None]).sum(dim=(0, 2, 3)))
+    heads, largest = torch.stack(errors), truth.amax(dim=(0, 2, 3)).tolist()
+    if share == "head":
+        assert calibrated == {"scale": [grid[i] for i in heads.argmin(0).tolist()], "largest": largest}
+    else:
+        assert calibrated == {"scale": grid[int(heads.sum(1).argmin())], "largest": max(largest)}
+
+
+@pytest.mark.parametrize("share", ["head", "layer"])
+def test_a_conversion_takes_the_mean_log_sum_of_rows_with_attended_keys(share: str) -> None:
+    scores = 3 * torch.randn(2, 2, 3, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    attended = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    attended[0, :, 1, :4] = False
+    calibrator = LogSumCalibrator(ConSmax(share=share).module(heads=3), lambda mean: {"mean": mean})
+    for batch, seen in zip(scores, attended, strict=True):
+        calibrator.observe(batch, seen)
+    sums = scores.where(attended, -torch.inf).logsumexp(-1).movedim(2, 0).flatten(1)
+    heads = sums if share == "head" else sums.reshape(1, -1)
+    expected = torch.stack([head[head.isfinite()].mean() for head in heads])
+    mean = calibrator.finish()["mean"]
+    assert mean.shape == ((3,) if share == "head" else ())
+    assert torch.allclose(mean, expected if share == "head" else expected[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"beta": [0.5, 1.0, 1.5], "gamma": 10.0}, {"beta": 0.5, "gamma": (5.0, 9.0, 30.0)}]
+)
+def test_numbers_per_head_are_those_of_single_heads(numbers: dict[str, Any]) -> None:
+    spec, scores = ConSmax(), torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    whole, parts = softmaxkit.softmax(scores, spec, **numbers), spec.partial(**numbers)
+    for head in range(3):
+        own = {name: number if isinstance(number, float) else number[head] for name, number in numbers.items()}
+        alone = softmaxkit.softmax(scores[:, head], spec, **own)
+        assert torch.equal(whole[:, head], alone)
+        assert torch.equal(parts.result(scores)[:, head], alone)
+        assert np.allclose(parts.result(scores.double().numpy())[:, head], alone, rtol=1e-5, atol=0)  # float32
+    beta = torch.tensor([0.5, 1.0, 1.5], requires_grad=True)
+    weights = torch.arange(8.0)[:, None]
+    softmaxkit.softmax(scores, spec, beta=beta, gamma=10.0).matmul(weights).sum().backward()
+    (expected,) = torch.autograd.grad(
+        spec.partial(beta=beta, gamma=10.0).update(scores, values=weights).result().sum(), beta
+    )
+    assert beta.grad is not None
+    assert torch.allclose(beta.grad, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"this module has 3 heads, so scores must be \(\.\.\., 3, queries, keys\)"):
+        softmaxkit.softmax(scores[:, :2], spec, **numbers)
+    with pytest.raises(ValueError, match="beta"):
+        ConSmax(share="layer").partial(beta=[1.0, 2.0], gamma=10.0)
 
 
 def test_no_gradient_at_the_ceiling() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from softmaxkit import Exact
+from softmaxkit.formats import FP16, Float
 from softmaxkit.masks import exact_softmax
-from softmaxkit.methods.exact.golden import exponential, fixed_point
+from softmaxkit.methods.exact.golden import exponential, fixed_point, online_slices, online_sum, round_to_float
 
 
 def test_the_reference_is_softmax() -> None:
@@ -15,10 +16,33 @@ def test_the_reference_is_softmax() -> None:
     assert (Exact().reference(scores) == exact_softmax(scores)).all()
 
 
+def test_a_masked_score_however_large_leaves_the_reference_alone() -> None:
+    scores = np.array([[0.0, 1.0, 1e4], [-1e4, -1e4, 1e4]])
+    mask = np.array([True, True, False])
+    assert (exact_softmax(scores, mask)[:, :2] == exact_softmax(scores[:, :2])).all()
+    assert (exact_softmax(scores, mask)[:, 2] == 0).all()
+
+
 def test_the_bound_is_tight_for_long_rows() -> None:
     spec = Exact()
     codes = spec.encode(np.zeros((1, 8192)), spec.constants())
     assert spec.error_bound(codes, None, spec.constants()).max() < 2 / 8192
+
+
+@pytest.mark.parametrize("number", [FP16, Float(4, 3), Float(2, 1)])
+def test_every_score_in_steps_is_exact_and_stays_when_rounded(number: Float) -> None:
+    codes = np.arange(1 << number.bits)
+    steps = 2.0 ** (number.min_exponent - number.mantissa_bits)
+    values = fixed_point(codes, number)
+    assert (values * steps == number.decode(codes)).all()
+    assert (round_to_float(values, number) == values).all()
+
+
+def test_the_online_sum_of_equal_scores_is_exact() -> None:
+    spec = Exact(schedule="online")
+    values, attended = np.zeros((2, 5 * spec.slice_width // 2), np.int64), np.array([[True], [False]])
+    total = online_sum(spec, online_slices(spec, values, np.broadcast_to(attended, values.shape)))
+    assert total[:, 0].tolist() == [values.shape[1] << spec.sum_fraction_bits, 0]
 
 
 def test_the_exponential_is_within_one_ulp_for_every_code() -> None:

@@ -178,6 +178,65 @@ def test_heads_with_their_own_clips_equal_single_layers(mode: str, scale: str) -
         assert module.constants.of_head(head) == alone.constants
 
 
+@pytest.mark.parametrize(
+    ("clip", "bits", "slope", "offset"),
+    [
+        # From the code published with the paper, arXiv 2410.03185.
+        ("gaussian", 2, -1.66, -1.85),
+        ("gaussian", 3, -1.75, -2.06),
+        ("gaussian", 4, -1.83, -2.27),
+        ("laplace", 2, -4.01, -1.77),
+        ("laplace", 4, -6.82, -0.15),
+    ],
+)
+def test_fitted_clips_are_the_papers(clip: Any, bits: int, slope: float, offset: float) -> None:
+    scores = torch.randn(1, 1, 20, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    scores[0, 0, 0, 0] = -80.0  # below every clip, which is never lower than the lowest distance
+    calibrator = Exaq(bits=bits, clip=clip).module().calibrator()
+    attended = torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) < 0.8
+    attended[0, 0, 0, 0] = True
+    calibrator.observe(scores, attended)
+    distance = (scores - scores.where(attended, -torch.inf).amax(-1, keepdim=True))[attended]
+    about = distance - distance.mean()
+    spread = float(about.abs().mean() if clip == "laplace" else about.square().mean().sqrt())
+    calibrated = calibrator.finish()
+    assert calibrated["statistics"]["spread"] == pytest.approx(spread, rel=1e-12)
+    assert calibrated["clip"] == pytest.approx(slope * spread + offset, rel=1e-12)
+
+
+@pytest.mark.parametrize("clip", [[-3.0, -4.0], np.array([-3.0, -4.0]), torch.tensor([-3.0, -4.0])], ids=type)
+def test_clips_of_several_heads_are_refused_where_one_is_needed(clip: Any) -> None:
+    with pytest.raises(ValueError, match="clip must be a single number here, got one for each of 2 heads"):
+        Exaq().reference(np.zeros(3), clip=clip)
+    with pytest.raises(ValueError, match="clip must be a single number here, got one for each of 2 heads"):
+        Exaq().partial(clip=clip, maximum=torch.zeros(1))
+
+
+@pytest.mark.parametrize("clip", ["gaussian", "laplace", "naive", "searched", "output"])
+def test_heads_are_calibrated_as_each_would_be_alone(clip: Any) -> None:
+    scores, mask = head_scores()
+    values = torch.randn(2, 3, 40, 8, generator=torch.Generator().manual_seed(1))
+    attended = mask.expand_as(scores).clone()
+    absent = attended.clone()
+    absent[:, 1] = False  # in a second batch nothing attends to keys of one head
+    spec = Exaq(bits=2, clip=clip, share="head", scale="calibrated")
+    together = spec.module(heads=3).calibrator()
+    together.observe(scores, attended, values)
+    together.observe(scores / 2, absent, values)
+    calibrated, alone = together.finish(), []
+    for head in range(3):
+        calibrator = dataclasses.replace(spec, share="layer").module().calibrator()
+        for factor, seen in ((1, attended), (2, absent)):
+            calibrator.observe(scores[:, head] / factor, seen[:, head], values[:, head])
+        alone.append(calibrator.finish())
+    assert calibrated["clip"] == pytest.approx([head["clip"] for head in alone], rel=1e-12)
+    assert calibrated["scale"] == [head["scale"] for head in alone]
+    joint, heads = calibrated["statistics"], [head["statistics"] for head in alone]
+    assert joint["spread"] == pytest.approx(np.mean([head["spread"] for head in heads]), rel=1e-12)
+    assert joint["smallest"] == min(head["smallest"] for head in heads)
+    assert joint["largest_score"] == max(head["largest_score"] for head in heads)
+
+
 def sink_attention() -> tuple[Tensor, Tensor, Tensor]:
     """Return scores, mask and values of attention with a sink: all rows attend to the first key, whose value is 0."""
     generator = torch.Generator().manual_seed(0)

@@ -9,6 +9,7 @@ import sys
 import types
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 import softmaxkit
 import softmaxkit.models.text as text_module
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
-from softmaxkit.models.evaluation import error_series, figures, function_series, loss_on, real_scores
+from softmaxkit.models.evaluation import error_series, figures, function_series, held_out_figures, loss_on, real_scores
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.text import NextToken, read_corpus
 from softmaxkit.models.trainer import Interrupted, MethodTrainer
@@ -233,6 +234,9 @@ def test_evaluation_figures(text: Path) -> None:
         logits = model(windows[:, :-1]).logits
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).item()
     assert loss == pytest.approx(expected, rel=1e-6)
+    every_token: Any = SimpleNamespace(tally=lambda _, right: (int(right.sum()), right.numel()))  # each is a word
+    right = (logits.argmax(-1) == windows[:, 1:]).double().mean().item()
+    assert held_out_figures(model, windows, every_token)["words_right_percent"] == pytest.approx(100 * right)
     seen = real_scores(model, windows[:8])
     assert [each.scores.shape for each in seen] == [(8, 4, 16, 16)] * 4
     assert figures(seen)["row_sum_mean"] == pytest.approx(1, abs=1e-6)
@@ -240,6 +244,10 @@ def test_evaluation_figures(text: Path) -> None:
     errors = error_series(seen)
     assert max(errors["mean_absolute_error"]) <= 1e-7  # a kernel rounds differently from torch
     assert sum(errors["share_of_scores"]) == pytest.approx(1)
+    distances = [(x.scores - x.scores.where(x.attended, -torch.inf).amax(-1, keepdim=True))[x.attended] for x in seen]
+    bins = (torch.cat(distances) / 0.5).floor().clamp(-48, -1)  # half a nat each; the maximum is in the last one
+    assert errors["score_below_maximum"] == pytest.approx((bins.unique() * 0.5 + 0.25).tolist())
+    assert errors["share_of_scores"] == pytest.approx((bins.unique(return_counts=True)[1] / bins.numel()).tolist())
     series = function_series(seen)
     assert len(series["score"]) == len(series["probability"]) == len(series["exact_probability"]) == 241
     assert series["probability"] == pytest.approx(series["exact_probability"], rel=1e-5)

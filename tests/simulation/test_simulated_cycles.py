@@ -15,6 +15,7 @@ from softmaxkit.methods import METHODS
 from softmaxkit.simulation.cycles import Pace
 from softmaxkit.simulation.pipelines import pipelines_of
 from softmaxkit.simulation.queries import Queries
+from softmaxkit.simulation.timeline import timeline
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
@@ -76,6 +77,32 @@ def test_closed_forms_equal_the_recurrence() -> None:
         queries, jobs = random_queries(chosen), chosen.randint(1, 3)
         stepped = times(engine, [*queries] * jobs)[-1].last + 1
         assert Pace(engine).total(queries, jobs) == stepped, (engine.attention.spec, engine.sizes, queries, jobs)
+
+
+def test_jobs_wait_where_a_unit_refuses_the_last_scores_of_a_row() -> None:
+    softermax = METHODS["softermax"]().for_hardware()
+    refused = set()
+    for rows in (1, 4):
+        pace = Pace(Engine(Attention.of(softermax, 32), rows, 8, 256))
+        for keys in range(1, 50):
+            queries = Queries(keys, 0, 3, 1)
+            refused.add(pace.refused(keys))
+            assert pace.total(queries, 3) == times(pace.engine, [*queries] * 3)[-1].last + 1, (rows, keys)
+    assert len(refused) > 3
+
+
+@pytest.mark.parametrize("queries", [Queries(1, 1, 100, 2), Queries(5, 3, 4, 1), Queries(40, 0, 1, 1)], ids=str)
+def test_a_timeline_shows_the_last_queries_of_jobs(queries: Queries) -> None:
+    engine = Engine(Attention.of(METHODS["softermax"]().for_hardware(), 32), 4, 8, 128)
+    rows = ([*queries] * 6)[-6:]
+    shown = timeline(engine, queries)
+    assert [(row["query"], row["keys"]) for row in shown] == [*enumerate(rows)]
+    for row, stepped in zip(shown, times(engine, rows), strict=True):
+        works = 4 * -(-row["keys"] // 4)  # 32 channels in 8 columns: 4 cycles for 4 keys
+        assert row["qk"] == (stepped.begun, stepped.begun + works)
+        assert row["unit"] == (stepped.begun + 4, stepped.weighted)
+        assert row["pv"] == (stepped.weighted, stepped.weighted + works)
+    assert timeline(engine, Queries(129, 0, 1, 1)) == []
 
 
 def test_rows_longer_than_the_engine_follow_from_its_own() -> None:

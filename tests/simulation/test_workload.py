@@ -26,6 +26,7 @@ def test_the_published_configurations_are_those_of_transformers() -> None:
         published, read = PUBLISHED[name], workload_of(config, name)
         for key in ("layers", "heads", "key_heads", "channels", "causal"):
             assert getattr(published, key) == getattr(read, key), (name, key)
+    assert [name for name, workload in PUBLISHED.items() if not workload.causal] == ["bert-base"]
 
 
 def test_a_folder_is_read(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 import softmaxkit
+from conftest import tiny_model
 from softmaxkit import Spec
 from softmaxkit.cli import main
 from softmaxkit.methods import BASELINE, METHODS
@@ -183,13 +184,25 @@ def test_an_encoder_is_measured_on_a_task_of_similarity(tmp_path: Path, capsys: 
     arguments = ["recommend", str(tmp_path / "encoder"), "--task", str(task), "--loss", "200", "--no-synth"]
     assert main([*arguments, "-o", str(tmp_path / "specs"), "--json", str(tmp_path / "record.json")]) == 0
     record = json.loads((tmp_path / "record.json").read_text())
-    assert all(-200 <= result["change_points"] <= 200 for result in record["results"])
-    assert record["inputs"]["baseline_spearman_percent"] <= 100
+    baseline = record["inputs"]["baseline_spearman_percent"]
+    assert baseline <= 100
+    for result in record["results"]:
+        assert result["change_points"] == pytest.approx(baseline - result["spearman_percent"])
     assert "lose at most 200 points of near" in capsys.readouterr().out
     (tmp_path / "classes.tsv").write_text("1\tgood\n0\tbad\n")
     arguments = ["recommend", str(tmp_path / "encoder"), "--task", str(tmp_path / "classes.tsv"), "--no-synth"]
     assert main([*arguments, "-o", str(tmp_path / "specs")]) == 2
     assert "is a task of classes, for which an encoder has to be trained" in capsys.readouterr().err
+
+
+def test_specs_are_measured_as_integers_after_calibration() -> None:
+    model, tokens = tiny_model("gpt2"), torch.arange(20)[None]
+    search = Search(SimpleNamespace(model=model, calibration=[tokens]))  # type: ignore[arg-type]
+    for spec in (softmaxkit.Exaq(bits=2), softmaxkit.Softermax(), softmaxkit.Exaq(bits=3)):
+        search.put_in(spec)
+        modules = softmaxkit.layers(model).values()
+        assert all((module.spec, module.mode) == (spec, "integer") for module in modules)
+        assert all(bool(module.calibration) == (spec.method == "exaq") for module in modules)
 
 
 def test_the_baseline_is_narrowed_too() -> None:

@@ -33,7 +33,8 @@ def partial_attention(
         attn_mask: boolean, True where attended, broadcasts to (batch, heads, queries, keys).
         scale: factor of the scores; 1/sqrt(channels) if None.
         enable_gqa: keys and values may have fewer heads, each shared by consecutive query heads.
-        parameters: the method's real parameters; for EXAQ also `maximum`, see `Exaq.partial`.
+        parameters: the method's real parameters (ConSmax's may be one per head); for EXAQ also `maximum`, see
+            `Exaq.partial`.
 
     Returns:
         The state of (batch, heads, queries) rows, with weighted values.

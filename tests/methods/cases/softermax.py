@@ -118,6 +118,7 @@ REFUSED = [
     (lambda: Softermax(reciprocal=UQ(2, 7)), "mantissa"),
     (lambda: Softermax(log2e="no"), "of type bool"),
     (lambda: Softermax(input=UQ(6, 2)), "signed"),
+    (lambda: Softermax(input=Q(13, 4)), "must be signed and 2 to 16 bits wide"),
     (lambda: Softermax(input=Q(10, -2)), r"0 fraction bits or more, as Q\(6,2\) does, got Q\(10,-2\)"),
     (lambda: Softermax(output=Q(1, 7)), "unsigned"),
     (lambda: Softermax(power_segments=8), "at most 4 segments"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from softmaxkit.kernels.launch import untraced
+from softmaxkit.tables import heads_of
 
 if TYPE_CHECKING:
     from softmaxkit.kernels.attention import AttentionCall
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 def module_for(
     spec: Spec, mode: str, keys: int, numbers: Mapping[str, Any], device: torch.device, heads: int | None = None
 ) -> SoftmaxModule:
-    """Return a frozen module with these numbers, or the initial ones for rows of `keys`; cached if they are plain."""
+    """Return a frozen module with these numbers, or the initial ones for rows of `keys`; cached if they are plain.
+
+    Without `heads`, the module has parameters per head if there are numbers per head.
+    """
+    heads = heads_of(*numbers.values()) if heads is None else heads
     all_numbers = {**spec.start(keys), **numbers}
     plain = all(isinstance(number, (int, float)) for number in all_numbers.values())
     if torch.compiler.is_dynamo_compiling():  # traces what is simple to build, and calls back for what is not

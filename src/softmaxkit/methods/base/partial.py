@@ -42,7 +42,7 @@ class ElementPartial:
 
     Attributes:
         spec: spec of an element-wise method.
-        parameters: its real parameters.
+        parameters: its real parameters, single or one per head.
         weighted: shape (..., channels); None before any values.
     """
 
@@ -85,8 +85,12 @@ class ElementPartial:
 
     def _probabilities(self, scores: Array, mask: Array | None) -> Array:
         if is_torch_array(scores):
-            return self.spec.module(**self.parameters).to(scores.device)(scores, mask)
-        return self.spec.reference(scores, mask, **self.parameters)
+            from softmaxkit.methods.base.numbers import module_for, normalise_with
+
+            module = module_for(self.spec, "float", scores.shape[-1], self.parameters, scores.device)
+            return normalise_with(module, self.parameters)(scores, mask)
+        numbers = {name: np.asarray(x)[:, None, None] if np.ndim(x) == 1 else x for name, x in self.parameters.items()}
+        return self.spec.reference(scores, mask, **numbers)
 
 
 def _are_equal(first: dict[str, Any], second: dict[str, Any]) -> bool:

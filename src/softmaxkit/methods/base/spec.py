@@ -19,6 +19,7 @@ from softmaxkit.methods.base.metadata import Storage as Storage
 from softmaxkit.methods.base.metadata import Training as Training
 from softmaxkit.methods.base.partial import ElementPartial, Partial
 from softmaxkit.suggestions import arguments_of, suggestion
+from softmaxkit.tables import heads_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -186,16 +187,16 @@ class Spec(EngineIntegers, Metadata):
         The default is the state of an element-wise method, whose partial outputs simply add.
 
         Args:
-            parameters: the method's real parameters, as in `reference`.
+            parameters: the method's real parameters, single or one per head, for scores (..., heads, queries, keys).
 
         Raises:
             TypeError: a parameter is unknown.
-            ValueError: the method has no partial results, or a required parameter is missing.
+            ValueError: the method has no partial results, or a required parameter is missing or out of range.
         """
         if self.dataflow != "element":
             raise ValueError(f"{self.title} has no partial results: a probability depends on the whole row")
         self.require(parameters, self.partial)
-        self.module(**parameters)  # refuses impossible numbers
+        self.module(heads_of(*parameters.values()), **parameters)  # refuses impossible numbers
         return ElementPartial(self, dict(parameters))
 
     # Examples and forms.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from softmaxkit.tables import heads_of
 
 PARAMETERS = ("clip", "scale")
 
@@ -28,8 +30,8 @@ def required_clip(parameters: Mapping[str, Any]) -> float:
         raise ValueError(
             "Exaq requires clip: run softmaxkit.calibrate(model, batches) first, or pass one, e.g. clip=-6.0"
         )
-    if isinstance(clip, Sequence):
-        raise ValueError(f"clip must be a single number here, got one for each of {len(clip)} heads")
+    if (heads := heads_of(clip)) is not None:
+        raise ValueError(f"clip must be a single number here, got one for each of {heads} heads")
     if not (math.isfinite(clip) and clip < 0):
         raise ValueError(f"the clip of Exaq must be negative and finite, such as -6.0, got {clip}")
     return float(clip)
