@@ -50,7 +50,7 @@ class Contender:
 
     def read(self, prompt: Tensor) -> None:
         """Process a prompt, and note the bytes that the cache then stores per token."""
-        self.model(prompt, past_key_values=self.cache, logits_to_keep=1)
+        self.model(prompt, cache=self.cache, logits_to_keep=1)
         self.result["bytes_per_token"] = self.bytes_of(self.cache) / prompt.numel()
 
     def seconds(self, tokens: int) -> float:
@@ -58,7 +58,7 @@ class Contender:
         token = torch.zeros(1, 1, dtype=torch.long)
         start = time.perf_counter()
         for _ in range(tokens):
-            token = self.model(token, past_key_values=self.cache).logits.argmax(-1)
+            token = self.model(token, cache=self.cache).logits.argmax(-1)
         elapsed = time.perf_counter() - start
         self.cache.crop(-tokens)
         return elapsed / tokens

@@ -40,9 +40,9 @@ def continuation_loss(
     half = window.shape[1] // 2
     for piece in window[:, :half].tensor_split([first], dim=1):
         if piece.numel():
-            model(piece, past_key_values=cache, logits_to_keep=1)
+            model(piece, cache=cache, logits_to_keep=1)
     cached = [x[:, :, :half] + 0.0 for keys, values, *_ in cache for x in (keys, values)]  # + 0.0 dequantises codes
-    logits = model(window[:, half:-1], past_key_values=cache).logits
+    logits = model(window[:, half:-1], cache=cache).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, half + 1 :].flatten())
     return loss.item(), logits, cached
 

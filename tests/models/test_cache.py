@@ -78,7 +78,7 @@ def with_method(name: str, spec: Spec, mode: str = "fused", **numbers: Any) -> P
 def generated(model: PreTrainedModel, cache: Any, new: int = 8, **how: Any) -> tuple[Tensor, Tensor]:
     """Return tokens and their logits."""
     asked = {**PROMPT, "max_new_tokens": new, "output_logits": True, "return_dict_in_generate": True, **how}
-    found = model.generate(past_key_values=cache, **asked)
+    found = model.generate(cache=cache, **asked)
     return found.sequences, torch.stack(found.logits)
 
 
@@ -156,7 +156,7 @@ def test_one_prompt_for_several_answers() -> None:
     prompts = QuantisedCache(model.config), rounded_cache(model)
     for cache in prompts:
         with torch.no_grad():
-            model(TOKENS[:, :12], past_key_values=cache)
+            model(TOKENS[:, :12], cache=cache)
     for _ in range(2):
         check_equal(model, *map(copy.deepcopy, prompts))
     assert prompts[0].get_seq_length() == 12
@@ -170,7 +170,7 @@ def test_crop_reset_and_batches(bits: int) -> None:
     rest = torch.arange(3, 6).repeat(4, 1)
     for cache in caches:
         with torch.no_grad():
-            model(TOKENS, past_key_values=cache)
+            model(TOKENS, cache=cache)
             cache.crop(-5)
             cache.batch_select_indices(torch.tensor([2, 0]))
             cache.batch_repeat_interleave(2)
@@ -178,7 +178,7 @@ def test_crop_reset_and_batches(bits: int) -> None:
     held = [(cache.layers[0].keys, cache.layers[1].values) for cache in caches]
     assert all(torch.equal(*pair) for pair in zip(*held, strict=True))
     with torch.no_grad():
-        found, expected = (model(rest, past_key_values=cache).logits for cache in caches)
+        found, expected = (model(rest, cache=cache).logits for cache in caches)
     check_near(found, expected, bits)
     caches[0].crop(-100)
     assert caches[0].get_seq_length() == 0
@@ -274,7 +274,7 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match="no layer of this mistral attends to all tokens"):
         QuantisedCache(make("MistralForCausalLM")[0].config)
     with pytest.raises(ValueError, match=re.escape("run the model under torch.no_grad()")):
-        model(TOKENS, past_key_values=QuantisedCache(model.config))
+        model(TOKENS, cache=QuantisedCache(model.config))
     with pytest.raises(ValueError, match="bits must be 8 or 4, got 2"):
         QuantisedCache(model.config, bits=2)
     with pytest.raises(TypeError, match="supports models on CPU and CUDA, not on meta"):

@@ -184,8 +184,8 @@ def test_decoding_with_a_cache_equals_a_single_pass(mode: str) -> None:
         whole = model(tokens).logits
         cache = None
         for place in range(tokens.shape[1]):
-            step = model(tokens[:, place : place + 1], past_key_values=cache, use_cache=True)
-            cache = step.past_key_values
+            step = model(tokens[:, place : place + 1], cache=cache, use_cache=True)
+            cache = step.cache
             # Scores differ in their last bits, which may move one to another level; such rows are rare.
             near = (step.logits[:, 0] - whole[:, place]).abs().amax(-1) < 1e-4 * whole.abs().max()
             assert near.float().mean() >= 0.75

@@ -82,7 +82,7 @@ def test_gradient_checkpointing_computes_both_passes_in_float() -> None:
     for checkpointing in (False, True):
         model = softmaxkit.apply(tiny_model("llama"), Exaq(bits=2), mode="fused", clip=-4.0).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": True})
+            model.activation_checkpointing_enable({"use_reentrant": True})
             model.enable_input_require_grads()
         loss = model(TOKENS, labels=TOKENS).loss
         loss.backward()

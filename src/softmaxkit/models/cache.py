@@ -39,7 +39,7 @@ class QuantisedCache(DynamicCache):
     Example:
         >>> softmaxkit.set_mode(model, "fused")
         >>> cache = softmaxkit.QuantisedCache(model.config)
-        >>> model.generate(**inputs, past_key_values=cache, max_new_tokens=100)
+        >>> model.generate(**inputs, cache=cache, max_new_tokens=100)
     """
 
     def __init__(self, config: PreTrainedConfig, bits: int = 8) -> None:
@@ -93,7 +93,7 @@ class QuantisedLayer(DynamicLayer):
                 "generate with a DynamicCache"
             )
         super().lazy_initialization(key_states, value_states)
-        self.dtype = key_states.dtype  # which transformers 5.24 no longer sets
+        self.dtype = key_states.dtype
         self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0], self.bits)
         self._show(self.cache)
 

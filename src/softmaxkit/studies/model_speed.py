@@ -167,11 +167,11 @@ def _generate(runner: Runner, prompt: Tensor, tokens: int) -> tuple[float, float
     """Process a prompt and generate tokens greedily; return the seconds for each of the two."""
     cache, prompt = runner.cache(), prompt.to(device_of(runner.model))
     start = time.perf_counter()
-    logits = runner.model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    logits = runner.model(prompt, cache=cache, use_cache=True, logits_to_keep=1).logits
     read = time.perf_counter()
     for _ in range(tokens):
         token = logits[:, -1:].argmax(-1)
-        logits = runner.model(token, past_key_values=cache, use_cache=True).logits
+        logits = runner.model(token, cache=cache, use_cache=True).logits
     return read - start, time.perf_counter() - read
 
 
