@@ -13,9 +13,9 @@
 #include "integer_values.hpp"
 #include "nibble_keys.hpp"
 #include "nibble_values.hpp"
-#elif defined(__AVX2__)
-#include "word_keys.hpp"
-#include "word_values.hpp"
+#elif defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
+#include "coded_keys.hpp"
+#include "coded_values.hpp"
 #else
 #include "widened_codes.hpp"
 #endif

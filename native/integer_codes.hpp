@@ -7,8 +7,8 @@
 // AVX-512 has dot products of bytes. There these integers are two signed bytes, and codes are unsigned bytes with an
 // excess of 128 or 8, which is corrected by the excess times the sum of the other operand. The bytes of 16 keys are
 // interleaved and their sums reduced together, once for all heads that share them. 8-bit codes are read by
-// integer_keys.hpp and integer_values.hpp, 4-bit codes by nibble_keys.hpp and nibble_values.hpp. With AVX2, all are
-// 16-bit words: word_keys.hpp and word_values.hpp.
+// integer_keys.hpp and integer_values.hpp, 4-bit codes by nibble_keys.hpp and nibble_values.hpp. With AVX2 and NEON,
+// codes are widened to vectors of words or bytes: coded_keys.hpp and coded_values.hpp.
 #pragma once
 
 #include <cmath>

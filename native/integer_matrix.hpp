@@ -19,6 +19,8 @@
 #include "panels_avx512.hpp"
 #elif defined(__AVX2__)
 #include "panels_avx2.hpp"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "panels_neon.hpp"
 #else
 #include "panels_plain.hpp"
 #endif

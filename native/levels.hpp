@@ -50,6 +50,16 @@ SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& 
     if constexpr (count <= 8) return Vector(low);
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values.data() + 8), index);
     return Vector(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));  // by bit 3
+#elif defined(__aarch64__)
+    const uint32x4_t index = vreinterpretq_u32_s32(vcvtnq_s32_f32(static_cast<float32x4_t>(level)));
+    const uint32x4_t first_byte = vdupq_n_u32(0x03020100);
+    const uint8x16_t bytes = vreinterpretq_u8_u32(vmlaq_n_u32(first_byte, index, 0x04040404));
+    const auto* from = reinterpret_cast<const uint8_t*>(values.data());
+    uint8x16_t picked;
+    if constexpr (count <= 4) picked = vqtbl1q_u8(vld1q_u8(from), bytes);
+    if constexpr (count == 8) picked = vqtbl2q_u8(vld1q_u8_x2(from), bytes);
+    if constexpr (count == 16) picked = vqtbl4q_u8(vld1q_u8_x4(from), bytes);
+    return Vector(vreinterpretq_f32_u8(picked));
 #else
     Vector picked = values[0];
     for (int index = 1; index < count; ++index) replace(picked, level >= static_cast<float>(index), values[index]);

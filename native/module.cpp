@@ -11,6 +11,8 @@
 
 #include <cerrno>
 #include <cstring>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #include "pool.hpp"
@@ -62,6 +64,8 @@ std::vector<std::string> supported() {
         names.push_back("avx512");
         if (has_tiles() && refused().empty()) names.push_back("amx");
     }
+#elif defined(__aarch64__) && defined(__linux__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.push_back("neon");
 #endif
     return names;
 }

@@ -54,6 +54,8 @@ SOFTMAXKIT_INLINE Vector magnitude(const Vector& value) { return stdx::max(value
 inline Integers rounded(const Vector& value) {
 #if defined(__AVX512F__)
     return Integers(_mm512_cvtps_epi32(static_cast<__m512>(value)));
+#elif defined(__aarch64__)
+    return Integers(vcvtnq_s32_f32(static_cast<float32x4_t>(value)));
 #else
     return stdx::static_simd_cast<Integers>(stdx::nearbyint(value));
 #endif

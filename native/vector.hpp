@@ -11,6 +11,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "inline.hpp"
@@ -122,6 +124,14 @@ SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
     const __m256i halves = _mm256_srli_epi32(static_cast<__m256i>(rounded_halves(value)), 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0b1000);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
+#elif defined(__aarch64__)
+SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
+    return Vector(vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&from->bits), 16)));
+}
+SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
+    const int32x4_t halves = static_cast<int32x4_t>(rounded_halves(value));
+    vst1_u16(&to->bits, vshrn_n_u32(vreinterpretq_u32_s32(halves), 16));
 }
 #else
 SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {

@@ -1,5 +1,5 @@
-// Products with the codes of a cache in float32, for processors without AVX2. With 8 bits, a token's step multiplies its
-// score or weight; 4-bit codes are decoded, once for all heads that share them.
+// Products with the codes of a cache in float32, for processors with neither AVX2 nor Arm's dot products. With 8 bits,
+// a token's step multiplies its score or weight; 4-bit codes are decoded, once for all heads that share them.
 #pragma once
 
 #if defined(__SSE2__)

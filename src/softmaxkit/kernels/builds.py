@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
 VARIABLE = "SOFTMAXKIT_KERNELS"
 """Environment variable that selects a build or another back end, see `softmaxkit.kernels.backends`; "none" is torch."""
-NATIVE = {
+_X86 = {
     "amx": "AMX with int8 and bfloat16",
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
     "avx2": "AVX2 and FMA",
-    "plain": "any CPU",
 }
-"""Builds of the native kernels in order of preference, with the instructions that each needs. Unless the environment
-selects amx, it has to pass a trial first, see `softmaxkit.kernels.trial`."""
+_ARM = {"neon": "NEON with dot products (Armv8.2)"}
+NATIVE = {**(_ARM if platform.machine() in ("aarch64", "arm64") else _X86), "plain": "any CPU"}
+"""Builds of the native kernels for this architecture in order of preference, with the instructions that each needs.
+Unless the environment selects amx, it has to pass a trial first, see `softmaxkit.kernels.trial`."""
 
 
 def supported() -> list[str]:

@@ -1,0 +1,197 @@
+// Prints hashes of what an instruction set's own operations compute from the same inputs. Instruction sets whose kernels
+// are right print the same lines.
+#include <cstdio>
+#include <string>
+
+#include "coded_keys.hpp"
+#include "coded_values.hpp"
+#include "levels.hpp"
+
+namespace softmaxkit {
+
+namespace {
+
+uint32_t random_bits() {
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>(state >> 32);
+}
+
+// A random number from -1 to 1.
+float random_float() { return static_cast<float>(static_cast<int32_t>(random_bits())) / 2147483648.0f; }
+
+template <class T>
+std::vector<T> random_integers(int64_t count) {
+    std::vector<T> integers(count);
+    for (T& integer : integers) integer = static_cast<T>(random_bits());
+    return integers;
+}
+
+std::vector<float> random_floats(int64_t count) {
+    std::vector<float> floats(count);
+    for (float& value : floats) value = random_float();
+    return floats;
+}
+
+template <class T>
+void print(const std::string& name, const T* values, int64_t count) {
+    uint64_t hash = 14695981039346656037u;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(values);
+    for (size_t byte = 0; byte < count * sizeof(T); ++byte) hash = (hash ^ bytes[byte]) * 1099511628211u;
+    std::printf("%s %016llx\n", name.c_str(), static_cast<unsigned long long>(hash));
+}
+
+void print_scores_and_weights(int64_t channels) {
+    const int64_t steps = key_steps(channels), row = panel;
+    const auto queries = random_integers<uint8_t>(tile * 4 * steps);
+    const auto keys = random_integers<int8_t>(4 * steps * panel);
+    auto start = random_integers<int32_t>(panel);
+    for (int32_t& sum : start) sum >>= 8;
+    Buffer<uint16_t> scores(tile * panel), highest(tile * panel);
+    std::fill_n(highest.data(), tile * panel, uint16_t(0));
+    const std::string name = std::to_string(channels) + " channels: ";
+    for (const int shift : {0, 3, 7}) {
+        score_tile(queries.data(), steps, keys.data(), start.data(), shift, scores.data(), row, highest.data());
+        print(name + "scores", scores.data(), tile * panel);
+        print(name + "highest", highest.data(), tile * panel);
+    }
+    for (int64_t index = 0; index < tile; ++index) {
+        const uint64_t visible = random_bits() | static_cast<uint64_t>(random_bits()) << 32;
+        hide(scores.data() + index * panel, visible, highest.data() + index * panel);
+        const auto table = random_integers<uint8_t>(codes);
+        const Words anchor = Words{} + static_cast<uint16_t>(random_bits());
+        const Words multiplier = Words{} + static_cast<uint16_t>(random_bits() >> 1 & 0x7fff);
+        Buffer<uint8_t> weights(panel);
+        Sums sums = {};
+        weigh<true>(scores.data() + index * panel, anchor, multiplier, table.data(), visible, weights.data(), sums);
+        print(name + "summed weights", weights.data(), panel);
+        int32_t sum = 0;
+        for (int64_t lane = 0; lane < lanes; ++lane) sum += sums[lane];
+        print(name + "their sum", &sum, 1);
+        weigh<false>(scores.data() + index * panel, anchor, multiplier, table.data(), ~visible, weights.data(), sums);
+        print(name + "weights", weights.data(), panel);
+    }
+    print(name + "hidden", scores.data(), tile * panel);
+    print(name + "highest seen", highest.data(), tile * panel);
+}
+
+template <int vectors>
+void print_values(int64_t steps) {
+    constexpr int64_t columns = vectors * lanes;
+    const auto weights = random_integers<uint8_t>(tile * 4 * steps);
+    const auto values = random_integers<int8_t>(4 * steps * columns);
+    auto totals = random_floats(tile * columns);
+    value_tile<vectors>(weights.data(), 4 * steps, values.data(), columns, steps, 0.25f, totals.data());
+    print(std::to_string(steps) + " steps, " + std::to_string(vectors) + " vectors", totals.data(), tile * columns);
+}
+
+void print_bits() {
+    std::vector<uint64_t> bits;
+    for (int64_t count = 1; count <= panel; ++count) {
+        auto booleans = random_integers<uint8_t>(count);
+        for (uint8_t& boolean : booleans) boolean &= 2;
+        bits.push_back(true_bits(booleans.data(), ~uint64_t{0} >> (64 - count), count));
+    }
+    print("bits", bits.data(), panel);
+}
+
+template <int bits>
+void print_cache(int64_t channels, int64_t group) {
+    constexpr int64_t tokens = 150, sequences = 2, key_heads = 2;
+    const int64_t heads = group * key_heads, bytes = bits == 8 ? channels : (channels + 1) / 2;
+    const int64_t groups = bits == 8 ? 1 : (channels + channels_of_step - 1) / channels_of_step;
+    using Cache = Codes<bits>;
+    auto from = random_integers<typename Cache::Code>(sequences * key_heads * tokens * bytes);
+    if constexpr (bits == 8) std::replace(from.begin(), from.end(), int8_t(-128), int8_t(-127));
+    std::vector<typename Cache::Step> steps(sequences * key_heads * groups * tokens);
+    for (auto& step : steps) {
+        if constexpr (bits == 8) step = random_float();
+        else step = {static_cast<uint16_t>(std::bit_cast<uint32_t>(random_float()) >> 16)};
+    }
+    const Cache cache{from.data(), steps.data(), {key_heads * tokens * bytes, tokens * bytes, bytes},
+                      {key_heads * groups * tokens, groups * tokens, tokens}, channels, tokens, nullptr, 0, 0};
+    Shape shape{};
+    shape.batch = sequences, shape.heads = heads, shape.key_heads = key_heads, shape.queries = 1;
+    shape.query = {heads * channels, channels, channels};
+    const auto queries = random_floats(sequences * heads * channels);
+    const FewQueries few{shape, queries.data(), 0.125f};
+    const CodedKeys<bits> keys(few, cache);
+    const CodedValues<bits> values(few, cache);
+    constexpr int64_t stride = 160;  // whole vectors
+    for (const Span span : {Span{0, 1, 0, tokens}, Span{1, 0, 3, 77}, Span{1, 1, 149, 1}}) {
+        const std::string name = std::to_string(bits) + " bits, " + std::to_string(channels) + " channels, " +
+                                 std::to_string(group) + " heads, " + std::to_string(span.count) + " tokens: ";
+        Buffer<float> scores(group * stride);
+        keys.score(span, scores.data(), stride);
+        for (int64_t row = 0; row < group; ++row) print(name + "scores", scores.data() + row * stride, span.count);
+        for (int64_t index = 0; index < group * stride; ++index) {
+            scores.data()[index] = index % stride < span.count ? random_float() : 0.0f;
+        }
+        std::vector<float> totals(group * values.columns()), ordered;
+        values.add(span, scores.data(), stride, totals.data(), values.columns());
+        for (int64_t row = 0; row < group; ++row) {
+            for (int64_t channel = 0; channel < channels; ++channel) {
+                ordered.push_back(totals[row * values.columns() + values.place(channel)]);
+            }
+        }
+        print(name + "values", ordered.data(), group * channels);
+    }
+}
+
+void print_vectors() {
+    constexpr int64_t count = 64;
+    auto halves = random_integers<uint16_t>(count);
+    halves[0] = 0x7f80, halves[1] = 0xff80, halves[2] = 0x8000;
+    const auto* from = reinterpret_cast<const bfloat16*>(halves.data());
+    auto floats = random_floats(count);
+    floats[0] = infinity, floats[1] = std::bit_cast<float>(0x3f808000), floats[2] = std::bit_cast<float>(0x3f818000);
+    std::vector<float> widened(count);
+    std::vector<bfloat16> narrowed(count);
+    std::vector<int32_t> whole(count);
+    std::array<float, 16> values;
+    for (float& value : values) value = random_float();
+    for (int64_t index = 0; index < count; index += width) {
+        store(widened.data() + index, load(from + index));
+        store(narrowed.data() + index, load(floats.data() + index));
+        rounded(load(floats.data() + index + (index == 0 ? width : 0)) * 100.0f)
+            .copy_to(whole.data() + index, stdx::element_aligned);
+    }
+    print("bfloat16 read", widened.data(), count);
+    print("bfloat16 written", narrowed.data(), count);
+    print("rounded", whole.data() + 16, count - 16);
+    const auto print_picked = [&](auto levels) {
+        std::vector<float> level(count), result(count);
+        for (float& some : level) some = static_cast<float>(random_bits() % levels);
+        for (int64_t index = 0; index < count; index += width) {
+            store(result.data() + index, pick<levels>(load(level.data() + index), values));
+        }
+        print("picked of " + std::to_string(levels), result.data(), count);
+    };
+    print_picked(std::integral_constant<int, 4>{});
+    print_picked(std::integral_constant<int, 8>{});
+    print_picked(std::integral_constant<int, 16>{});
+}
+
+void print_all() {
+    for (const int64_t channels : {4, 20, 64, 72, 129}) print_scores_and_weights(channels);
+    for (const int64_t steps : {1, 16, 128}) {
+        print_values<1>(steps);
+        print_values<2>(steps);
+        print_values<3>(steps);
+        print_values<4>(steps);
+    }
+    print_bits();
+    for (const int64_t channels : {7, 16, 20, 64, 80, 128}) {
+        for (const int64_t group : {1, 3}) {
+            print_cache<8>(channels, group);
+            print_cache<4>(channels, group);
+        }
+    }
+    print_vectors();
+}
+
+}  // namespace
+
+}  // namespace softmaxkit
+
+int main() { softmaxkit::print_all(); }
