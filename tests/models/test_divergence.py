@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from softmaxkit.models import trainer
-from softmaxkit.models.divergence import Divergence
+from softmaxkit.models.divergence import Divergence, first_not_finite
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.text import read_corpus
 from softmaxkit.models.trainer import MethodTrainer
@@ -26,6 +27,41 @@ def test_the_first_diverging_step_is_recorded() -> None:
     seen.see("a gradient", 3, [nan, nan, good])
     seen.see("the loss", 3, [infinite])
     assert seen.found() == {"a gradient": (2, [1, 2]), "the loss": (3, [0])}
+
+
+def test_large_values_are_finite_whatever_their_dtype() -> None:
+    """The sum of their squares is not."""
+    seen = Divergence(torch.device("cpu"))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        largest = torch.full((3,), torch.finfo(dtype).max, dtype=dtype)
+        seen.see(str(dtype), 1, [largest, torch.ones(2), -largest])
+    assert seen.found() == {}
+
+
+class Halves(nn.Module):
+    """Two layers, of which the second returns a tuple, and a logarithm."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 2), nn.GRU(2, 2)
+        self.last = nn.Sequential(nn.Linear(2, 2), nn.Identity())
+        self.factor = factor
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.second(self.first(given) * self.factor)
+        return (-1 - self.last(hidden).square()).log()
+
+
+def test_the_first_place_that_is_not_finite_is_named() -> None:
+    model, inputs = Halves(1.0), {"given": torch.ones(4, 2)}
+    assert first_not_finite(model, inputs) == "the loss itself"
+    assert first_not_finite(Halves(torch.nan), inputs) == "second"
+    with torch.no_grad():
+        model.first.weight.fill_(torch.finfo(torch.float32).max)
+    assert first_not_finite(model, inputs) == "first"
+    with torch.no_grad():
+        model.last.get_parameter("0.bias")[1] = torch.inf
+    assert first_not_finite(model, inputs) == "last.0.bias, which is not finite itself"
 
 
 @pytest.mark.parametrize(("at", "looks"), [(4, 5), (5, 50)])

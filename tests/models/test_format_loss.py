@@ -47,6 +47,68 @@ def test_coarse_outputs_are_counted_and_cause_a_warning() -> None:
         kept = seen.probabilities.double().sum() / seen.attended.any(-1).sum()  # rows of softmax sum to 1
         assert statistics["row_sum_change_percent"] == pytest.approx(100 * (kept.item() - 1), abs=1e-3)
         assert statistics["dead_probability_percent"] > 10
+        real = seen.module.float_forward(seen.scores, seen.attended).detach()
+        lost = 100 * real[dead].double().sum() / seen.attended.any(-1).sum()
+        assert statistics["dead_probability_percent"] == pytest.approx(lost.item(), abs=1e-3)
+
+
+def test_the_warning_is_about_the_worst_layer() -> None:
+    model = softmaxkit.apply(flat_model(), Softermax(log2e=True, output=UQ(1, 15)), layers=[0])
+    softmaxkit.apply(model, Softermax(log2e=True, output=UQ(1, 6)), layers=[1])
+    with pytest.warns(UserWarning, match=r"of transformer\.h\.1\.attn change .* in 1 of 2 layers"):
+        report_format_loss(model, TOKENS)
+    model = softmaxkit.apply(tiny_model("gpt2"), Softermax(log2e=True, output=UQ(1, 4)), layers=[0])
+    softmaxkit.apply(model, Softermax(log2e=True, output=UQ(1, 5)), layers=[1])
+    with pytest.warns(UserWarning, match="in 2 of 2 layers") as caught:
+        report_format_loss(model, TOKENS)
+    first, second = (module.statistics for module in layers(model).values())
+    change, dead = first["row_sum_change_percent"], first["dead_probability_percent"]
+    assert 2 * abs(second["row_sum_change_percent"]) < -change < dead
+    assert f"row sums of transformer.h.0.attn change by {change:+.1f}%, and {dead:.1f}% of its" in str(
+        caught[0].message
+    )
+
+
+def test_zeros_that_leave_the_sums_alone_cause_a_warning() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Softermax(log2e=True, output=UQ(1, 6)))
+    with pytest.warns(
+        UserWarning, match=r"change by -0\.\d%, and \d\.\d% of its probability is rounded to 0; in 2 of 2"
+    ):
+        report_format_loss(model, TOKENS)
+    assert all(module.statistics["dead_probability_percent"] > 1.5 for module in layers(model).values())
+
+
+def test_smaller_sums_without_zeros_cause_a_warning() -> None:
+    spec = Softermax(log2e=True, unnormalised=UQ(1, 22), output=UQ(1, 9), reciprocal=UQ(1, 15), rounding="floor")
+    model = softmaxkit.apply(flat_model(), spec)
+    next(iter(layers(model).values())).statistics = {"own": 1.0}
+    with pytest.warns(UserWarning, match=r"are too narrow .* change by -\d\.\d%, and 0\.0% of its"):
+        report_format_loss(model, TOKENS)
+    statistics = next(iter(layers(model).values())).statistics
+    assert statistics["own"] == 1
+    assert -10 < statistics["row_sum_change_percent"] < -1
+    assert statistics["dead_outputs_percent"] == statistics["dead_probability_percent"] == 0
+
+
+def test_the_longest_row_is_counted_without_padding() -> None:
+    model = softmaxkit.apply(tiny_model("bert"), Softermax(log2e=True))
+    kept = torch.arange(60) < torch.tensor([[23], [17]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report_format_loss(model, {"input_ids": TOKENS, "attention_mask": kept.long()})
+    for module in layers(model).values():
+        assert module.statistics["longest_row"] == 23
+        assert module.statistics["dead_outputs_percent"] < 100 * (23 + 17) / 120
+
+
+def test_rows_of_zeros_lose_nothing() -> None:
+    model = softmaxkit.apply(flat_model(), ConSmax(), beta=300.0, gamma=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report_format_loss(model, TOKENS)
+    for module in layers(model).values():
+        assert module.statistics["row_sum_change_percent"] == module.statistics["dead_probability_percent"] == 0
+        assert module.statistics["dead_outputs_percent"] == 100
 
 
 def test_inactive_adapters_get_their_mode_back() -> None:
