@@ -146,6 +146,29 @@ def test_unconnected_pins_cost_nothing() -> None:
     assert total.internal == pytest.approx(inside, rel=EXACT)
 
 
+def test_cells_of_one_kind_differ_by_their_nets() -> None:
+    """The unconnected B of one of them is not the last net, whose changes are frequent."""
+    cells = ["a nor2_1 A=in B=q Y=x", "b nor2_1 A=in Y=y", "f dfxtp_1 CLK=clk D=in Q=q"]
+    cell, table = cell_of("nor2_1"), Table(np.zeros(1), np.zeros(1), np.ones((1, 1)))
+    # Energies of an output that no instance uses, and of an output as if it were an input.
+    more = replace(cell, energy={**cell.energy, ("Z", "A"): table}, input_energy={**cell.input_energy, "Y": table})
+    library = library_of("sky130")
+    library = replace(library, cells={**library.cells, cell.name: more})
+    circuit = hand_netlist("clk in", "", cells, library)
+    timing = analyse(circuit.netlist)
+    activity = random_activity(circuit.netlist, timing)
+    total = energies(circuit.netlist, timing, activity, lambda name: name)
+    one = Scalar(circuit, timing, activity)
+    assert circuit.net["y"] == circuit.netlist.nets - 1
+    assert 0 < one.rate("y") != one.rate("x") > 0
+    first = one.inside("nor2_1", "Y", "x", 0.0, {"A": "in", "B": "q"})
+    first += one.at_input("nor2_1", "A", "in") + one.at_input("nor2_1", "B", "q")
+    second = one.inside("nor2_1", "Y", "y", 0.0, {"A": "in"}) + one.at_input("nor2_1", "A", "in")
+    assert total["a"].internal == pytest.approx(first, rel=EXACT)
+    assert total["b"].internal == pytest.approx(second, rel=EXACT)
+    assert total["a"].leakage == total["b"].leakage == cell.leakage
+
+
 def test_a_flip_flop_at_rest() -> None:
     # 0.046 pJ per cycle for both clock edges, inside the cell and at its pin: measured once as a reference.
     library = replace(library_of("sky130"), wire=0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from netlists import (
@@ -128,11 +129,14 @@ def test_from_register_to_register() -> None:
 def test_a_latch_is_read_after_its_edge() -> None:
     cells = ["s inv_1 A=in Y=d", "l dlxtp_1 GATE=clk D=d Q=q", "m dlxtn_1 GATE_N=clk D=q Q=r"]
     circuit = hand_netlist("clk in", "r", cells)
-    timing = analyse(circuit.netlist)
+    timing = analyse(circuit.netlist, input_delay=1.0)
     q = [after(arc_of("dlxtp_1", "GATE"), out, CLOCK, pin("dlxtn_1", "D")) for out in (RISE, FALL)]
     same(at(timing, circuit, "q"), q)  # not through D, however late it arrives
     r = [after(arc_of("dlxtn_1", "GATE_N"), out, CLOCK, OUTPUT_LOAD) for out in (RISE, FALL)]
     same(at(timing, circuit, "r"), r)
+    for kind, gate, edge in (("dlxtp_1", "GATE", "rise"), ("dlxtn_1", "GATE_N", "fall")):
+        alone = analyse(hand_netlist("clk in", "r", [f"l {kind} {gate}=clk D=in Q=r"]).netlist)
+        assert [(step.instance, step.edge) for step in alone.path[:1]] == [("clk[0]", edge)]
 
 
 def shortest(timing: Timing) -> list[str]:
@@ -161,6 +165,24 @@ def test_hold_uses_the_fastest_path() -> None:
     assert shortest(timing) == ["clk[0]", "a", "x", "b"]
     assert [step.instance for step in timing.path] == ["clk[0]", "a", "s", "t", "x", "b"]
     assert timing.shortest[-2].time < timing.path[-2].time
+
+
+def test_the_enable_of_a_clock_gate_must_hold() -> None:
+    cells = ["n inv_1 A=clk Y=low", "w dfxtp_1 CLK=clk D=in Q=sel", "g and2_1 A=low B=sel X=open"]
+    circuit = hand_netlist("clk in", "word", [*cells, "l dlxtp_1 GATE=open D=in Q=word"])
+    timing = analyse(circuit.netlist)
+    sel = [after(arc_of("dfxtp_1", "CLK"), out, CLOCK, pin("and2_1", "B")) for out in (RISE, FALL)]
+    assert timing.hold == pytest.approx(min(come for come, _ in sel), rel=EXACT)
+    assert shortest(timing) == ["clk[0]", "w", "g"]
+
+
+def test_a_register_without_a_hold_time_must_hold_until_the_edge() -> None:
+    library = library_of("sky130")
+    cell = cell_of("dfxtp_2")
+    library = replace(library, cells={**library.cells, cell.name: replace(cell, holds=())})
+    circuit = hand_netlist("clk in", "", ["a dfxtp_1 CLK=clk D=in Q=q", "b dfxtp_2 CLK=clk D=q Q=r"], library)
+    q = [after(arc_of("dfxtp_1", "CLK"), out, CLOCK, pin("dfxtp_2", "D")) for out in (RISE, FALL)]
+    assert analyse(circuit.netlist).hold == pytest.approx(min(come for come, _ in q), rel=EXACT)
 
 
 def test_latches_and_clock_gates() -> None:
@@ -238,6 +260,21 @@ def test_pins_without_nets_and_constants() -> None:
     same(at(timing, circuit, "x"), x)
     assert (timing.arrivals[circuit.net["z"]] == -float("inf")).all()
     assert analyse(hand_netlist("", "z", ["t inv_1 A=1 Y=z"]).netlist).path == ()
+    through = analyse(hand_netlist("in", "in", []).netlist)
+    assert [step.instance for step in through.path] == ["in[0]", "out_in"]
+
+
+def test_a_pin_without_a_net_is_no_other_net() -> None:
+    """Not the last one either, which is a slow one, and then a clock."""
+    slow = ["i inv_1 A=in Y=w", "n nor2_1 A=w Y=x", "s inv_1 A=in Y=late", *(f"l{k} inv_16 A=late" for k in range(9))]
+    gated = ["i inv_1 A=in Y=w", "n nor2_1 A=w Y=x", "g or2_1 A=clk B=in X=c", "r dfxtp_1 CLK=clk"]
+    w = inverted("inv_1", [START, START], pin("nor2_1", "A"))
+    x = inverted("nor2_1", w, OUTPUT_LOAD)
+    for cells, last in ((slow, "late"), (gated, "c")):
+        circuit = hand_netlist("clk in", "x", cells)
+        assert circuit.net[last] == circuit.netlist.nets - 1
+        assert circuit.netlist.clock_nets[circuit.net[last]] == (last == "c")
+        same(at(analyse(circuit.netlist), circuit, "x"), x)
 
 
 def test_a_loop_is_refused() -> None:
