@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from softmaxkit.tables import GUARD_BITS, Reciprocal, fit, lookup, per_head, power_of_two, power_of_two_error
+from softmaxkit.tables import (
+    GUARD_BITS,
+    Reciprocal,
+    fit,
+    inverse_power_series,
+    inverse_power_series_error,
+    lookup,
+    per_head,
+    power_of_two,
+    power_of_two_error,
+)
 
 
 def test_the_papers_power_of_two_table() -> None:
@@ -28,6 +38,30 @@ def test_power_of_two_stays_within_its_bound(segments: int) -> None:
     error = np.abs(power_of_two(segments, 12, 20)(codes) * 2.0**-20 / truth - 1).max()
     assert error <= power_of_two_error(segments) + 2.0**-20 * (0.5 + 2.0**-GUARD_BITS)
     assert error > 0.5 * power_of_two_error(segments)  # the bound is tight
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("segments", [1, 4])
+def test_the_bound_of_a_series_is_tight(degree: int, segments: int) -> None:
+    """Its truncation, and a few units of the last guard bit, to which the last rounding adds half a unit."""
+    codes, bits = np.arange(1 << 10), 40
+    series = inverse_power_series(degree, segments, 10, bits)
+    error = np.abs(series(codes) * 2.0**-bits - 2.0 ** -(codes * 2.0**-10)).max()
+    bound = inverse_power_series_error(degree, segments, bits)
+    last = 2.0 ** -(bits + 1) + 2.0**-53  # and the error of the reference in float64
+    omitted = (math.log(2) / segments) ** (degree + 1) / math.factorial(degree + 1)
+    assert 0.4 * omitted <= error <= bound + last  # of degree 1 from one point the end is cut off at 1/2
+    assert bound - omitted == pytest.approx(degree * 2.0 ** -(bits + GUARD_BITS), rel=1e-2, abs=0)
+
+
+def test_the_bound_of_the_reciprocal_has_a_term_for_each_cause() -> None:
+    """Chord, table entries, final rounding, all relative to a mantissa of 1/2, and the truncated argument."""
+    for segments, bits in ((1, 20), (8, 7), (256, 5)):
+        last = 2.0**-bits
+        for rounding, final in (("nearest", last), ("floor", 2 * last)):
+            terms = 1 / (2 * segments**2), last / 4, final, last / 8
+            found = Reciprocal(segments, bits).relative_error(rounding)  # type: ignore[arg-type]
+            assert found == pytest.approx(sum(terms), rel=1e-12)
 
 
 @pytest.mark.parametrize(("segments", "bits"), [(8, 7), (8, 15), (64, 11), (1, 7)])

@@ -187,3 +187,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert '<td class="text long">all</td>' in text
     assert "timeline-chart" in text or "timeline-figure" in text
     assert '"energy_uj_per_token"' in record.read_text(encoding="utf-8")
+
+
+def test_engines_of_chips_keep_buffers_and_rows_in_memory() -> None:
+    engine = engine_of(SOFTERMAX, "token", EDGE, 33, 256)
+    assert set(engine.memories) == {"power_memory", "key_memory", "value_memory"}
+    assert vars(engine.sizes) == {"rows": 16, "columns": 16, "channels": 48, "max_keys": 256}  # of whole columns
