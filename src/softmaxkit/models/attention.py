@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
 from softmaxkit.fused_attention.call import MASKED
@@ -34,6 +34,10 @@ Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
 
 _watching: OfThread[tuple[Watcher, bool]] = OfThread()
 """The watcher of every call of an attention layer, and whether exact softmax runs meanwhile."""
+
+
+_on_sdpa: dict[type[PreTrainedConfig], bool] = {}
+"""What `_runs_on_sdpa` has found, by the class of the config."""
 
 
 class UnsupportedError(ValueError):
@@ -173,13 +177,18 @@ def boolean_mask(
     attention_mask: Tensor | None = None,
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
+    allow_is_bidirectional_skip: bool = False,
+    config: PreTrainedConfig | None = None,
     **others: Any,
 ) -> Tensor | None:
-    """Return the boolean mask of transformers' `sdpa_mask`; None if a causal mask is all that is needed.
+    """Return the boolean mask of transformers' `sdpa_mask`; None if a causal mask, or none, is all that is needed.
 
     `sdpa_mask` returns that None too, but not while a model is being compiled, where an explicit mask would cost
-    the kernels their advantage.
+    the kernels their advantage. It is never None for a model that transformers runs with eager attention only: the
+    layers of some of these, NLLB-MoE's for instance, do not know whether they are causal.
     """
+    if config is not None and not _runs_on_sdpa(type(config)):
+        allow_is_causal_skip = allow_is_bidirectional_skip = False
     is_plain = attention_mask is None and local_size is None and q_length == kv_length
     if torch.compiler.is_compiling() and allow_is_causal_skip and is_plain and isinstance(q_offset, int):
         return None
@@ -189,9 +198,21 @@ def boolean_mask(
         attention_mask=attention_mask,
         local_size=local_size,
         allow_is_causal_skip=allow_is_causal_skip,
+        allow_is_bidirectional_skip=allow_is_bidirectional_skip,
         **others,
     )
     return mask
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _runs_on_sdpa(kind: type[PreTrainedConfig]) -> bool:
+    """Return whether transformers runs models with such a config on torch's `scaled_dot_product_attention`."""
+    if kind not in _on_sdpa:
+        classes: list[type[PreTrainedModel]] = [PreTrainedModel]
+        for each in classes:
+            classes += each.__subclasses__()
+        _on_sdpa[kind] = any(each.config_class is kind and each._supports_sdpa for each in classes)
+    return _on_sdpa[kind]
 
 
 AttentionInterface.register(NAME, attention_forward)
