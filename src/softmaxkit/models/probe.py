@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from softmaxkit.models.attention import UnsupportedError, watching
@@ -16,7 +17,9 @@ from softmaxkit.models.running import evaluating, run
 
 Layers = list[tuple[nn.Module, int]]
 
-PRECISE = (torch.float32, torch.float64)
+PRECISE = {torch.float32, torch.float64}
+PRECISE_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.1
+"""Allowed differences of outputs, relative to the largest, of models with precise numbers only, and of others."""
 
 
 def attention_layers(
@@ -36,15 +39,23 @@ def attention_layers(
     """
     name = type(model).__name__
     calls: Layers = []
+    # Not the output's dtype: many models return float32 logits whatever the precision of their layers.
+    dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+
+    def see(module: nn.Module, query: Tensor, *_: Any) -> None:
+        calls.append((module, query.shape[1]))
+        dtypes.add(query.dtype)
+
     own = model.config._attn_implementation
     with evaluating(model):
         try:
             before = _seeded_run(model, inputs) if compare else None
             switch_on()
             # Run exact softmax, because methods that are already in the model may not be calibrated.
-            with watching(lambda module, query, *_: calls.append((module, query.shape[1])), exact=True):
+            with watching(see, exact=True):
                 after = _seeded_run(model, inputs)
-                if before is not None and _may_round_differently(own, before[0], after[0]):
+                tolerance = PRECISE_TOLERANCE if dtypes <= PRECISE else HALF_TOLERANCE
+                if _may_round_differently(own, before, after, tolerance):
                     model.set_attn_implementation("eager")
                     before = _seeded_run(model, inputs)
                     switch_on()
@@ -60,30 +71,37 @@ def attention_layers(
         raise UnsupportedError(
             f"{name} ran without calling transformers' AttentionInterface, so no method can be applied to it"
         )
-    if before is not None:
+    if compare:
         with evaluating(model), watching(lambda *_: None, exact=True):
-            _check_same(model, inputs, before[0], after[0])
+            _check_same(model, inputs, before, after, tolerance)
     return layers
 
 
-def _are_close(before: Any, after: Any) -> bool:
-    """Return whether two outputs are equal within the tolerance of their dtype."""
-    tolerance = 1e-3 if before.dtype in PRECISE else 0.1
-    return bool((before - after).abs().max() <= tolerance * before.abs().max())
+def _are_close(before: Tensor, after: Tensor, tolerance: float) -> bool:
+    """Return whether two outputs are equal within a tolerance, relative to the largest."""
+    return before.shape == after.shape and bool((before - after).abs().max() <= tolerance * before.abs().max())
 
 
-def _may_round_differently(implementation: str | None, before: Any, after: Any) -> bool:
+def _may_round_differently(
+    implementation: str | None, before: Tensor | None, after: Tensor | None, tolerance: float
+) -> bool:
     """Return whether half-precision outputs differ, perhaps only because a fused kernel rounds at fewer places."""
-    is_half = isinstance(before, Tensor) and before.is_floating_point() and before.dtype not in PRECISE
     is_fused = implementation is not None and (implementation == "sdpa" or "flash" in implementation)
-    return is_half and is_fused and not _are_close(before, after)
+    if before is None or after is None or tolerance != HALF_TOLERANCE or not is_fused:
+        return False
+    return not _are_close(before, after, tolerance)
 
 
-def _seeded_run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Any:
-    """Run a model with a fixed seed, as some draw random numbers in evaluation too; torch's own state is restored."""
+def _seeded_run(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor | None:
+    """Run a model with a fixed seed, as some draw random numbers in evaluation too; torch's own state is restored.
+
+    Returns:
+        Its first output of floating-point numbers, which backbones nest in a tuple; None if it has none.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return run(model, inputs)
+        outputs = tree_leaves(run(model, inputs))
+    return next((x for x in outputs if isinstance(x, Tensor) and x.is_floating_point()), None)
 
 
 def _described(inputs: Mapping[str, Any]) -> str:
@@ -107,15 +125,20 @@ def left_out(model: nn.Module, layers: Layers) -> list[str]:
     return names
 
 
-def _check_same(model: PreTrainedModel, inputs: Mapping[str, Any], before: Any, after: Any) -> None:
-    """Compare outputs of tokens that are not padding, within the tolerance of their dtype.
+def _check_same(
+    model: PreTrainedModel, inputs: Mapping[str, Any], before: Tensor | None, after: Tensor | None, tolerance: float
+) -> None:
+    """Compare outputs of tokens that are not padding.
 
     Raises:
-        UnsupportedError: they differ or are not finite.
+        UnsupportedError: they differ, are not finite, or are no floating-point numbers.
     """
     name = type(model).__name__
-    if not isinstance(before, Tensor) or not before.is_floating_point():
-        return
+    if before is None or after is None:
+        raise UnsupportedError(
+            f"{name} returns no tensor of floating-point numbers, so its attention cannot be checked; apply the method "
+            "to the model inside, or make forward return one, such as logits"
+        )
     # Eager attention's output for padding is arbitrary: such a query attends to all keys or to none.
     mask = inputs.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2 and before.ndim > 2 and before.shape[:2] == mask.shape:
@@ -126,8 +149,9 @@ def _check_same(model: PreTrainedModel, inputs: Mapping[str, Any], before: Any, 
             f"{name} returns NaN or infinity even without a method, so its attention cannot be checked; repair its "
             "weights, or pass other inputs with apply(..., example={...})"
         )
-    if not _are_close(before, after):
-        if not torch.equal(*(_seeded_run(model, inputs)[0] for _ in range(2))):
+    if not _are_close(before, after, tolerance):
+        first, second = (_seeded_run(model, inputs) for _ in range(2))
+        if first is None or second is None or not torch.equal(first, second):
             raise UnsupportedError(
                 f"{name} is random: its outputs for the same inputs differ between runs, even with the same seed, so "
                 "its attention cannot be checked"
