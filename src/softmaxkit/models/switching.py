@@ -110,12 +110,14 @@ def implementations(model: nn.Module) -> Implementations:
 
 
 def _named(model: nn.Module) -> Implementations:
-    """Return the configs of a model and its submodels, and their sub-configs, with their implementations."""
-    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
-    for config in list(configs.values()):
-        for name in config.sub_configs:
-            if (part := getattr(config, name, None)) is not None:
-                configs[id(part)] = part
+    """Return the configs of a model and its submodels, and their nested sub-configs, with their implementations."""
+    configs: dict[int, Any] = {}
+    found: list[Any] = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    while found:
+        config = found.pop(0)
+        if config is not None and id(config) not in configs:
+            configs[id(config)] = config
+            found += [getattr(config, name, None) for name in config.sub_configs]
     return [(config, _current(config)) for config in configs.values()]
 
 
