@@ -32,22 +32,31 @@ def example_of(model: PreTrainedModel) -> Mapping[str, Any]:
 
 def positions(model: PreTrainedModel) -> int | None:
     """Return a model's maximum number of positions; None if its config has none, or a value below 1 as XLNet's."""
-    count = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    count = getattr(_text_config(model), "max_position_embeddings", None)
     return int(count) if count is not None and count > 0 else None
+
+
+def _text_config(model: PreTrainedModel) -> Any:
+    """Return the config of a model's text: its decoder's if it has several, as MusicGen has."""
+    try:
+        return model.config.get_text_config()
+    except ValueError:
+        return model.config.get_text_config(decoder=True)
 
 
 def tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
     """Generate tiny inputs: token ids, an image or audio, depending on the name of the model's main input."""
-    config = model.config.get_text_config()
-    if model.main_input_name == "input_ids":
+    config = _text_config(model)
+    # Vision towers of multimodal models may claim to take token ids.
+    if model.main_input_name == "input_ids" and (vocabulary := getattr(config, "vocab_size", None)):
         # The tokens differ, so that attention affects the output.
         length = min(12, positions(model) or 12)
-        tokens = (torch.arange(length) % config.vocab_size)[None]
+        tokens = (torch.arange(length) % vocabulary)[None]
         return {"input_ids": tokens} | ({"decoder_input_ids": tokens} if config.is_encoder_decoder else {})
-    size = getattr(model.config, "image_size", None)
+    size, channels = getattr(model.config, "image_size", None), getattr(model.config, "num_channels", 3)
     if model.main_input_name == "pixel_values" and size is not None:
         height, width = size if isinstance(size, list | tuple) else (size, size)
-        return {"pixel_values": _wave(model, model.config.num_channels, height, width)}
+        return {"pixel_values": _wave(model, channels, height, width)}
     if model.main_input_name == "input_values" and getattr(model.config, "conv_stride", None):
         return {"input_values": _wave(model, SAMPLES)}
     bins, frames = (getattr(model.config, name, None) for name in ("num_mel_bins", "max_source_positions"))
@@ -59,9 +68,12 @@ def tiny_inputs(model: PreTrainedModel) -> dict[str, Any]:
 
 def example_hint(model: PreTrainedModel) -> str:
     """Return the call of `apply` that passes example inputs, with the names of the model's inputs."""
-    taken = [name for name in inspect.signature(model.forward).parameters if name in MAIN_INPUTS]
-    names = dict.fromkeys([model.main_input_name, *taken])
-    inputs = {name: MAIN_INPUTS.get(name, "ids") for name in names}
+    parameters = inspect.signature(model.forward).parameters
+    positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    required = {name for name, each in parameters.items() if each.default is each.empty and each.kind in positional}
+    taken = [name for name in parameters if name in MAIN_INPUTS or name in required]
+    names = [name for name in (model.main_input_name, *taken) if name in parameters] or [model.main_input_name]
+    inputs = {name: MAIN_INPUTS.get(name, "...") for name in names}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = "ids"
     return f"apply(..., example={{{', '.join(f'{name!r}: {value}' for name, value in inputs.items())}}})"
