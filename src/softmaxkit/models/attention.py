@@ -92,7 +92,8 @@ def attention_forward(
         dropout: dropout probability, applied only while the layer trains.
         softcap: if set, scores become `softcap * tanh(scores / softcap)`.
         position_bias: added to the scores.
-        is_causal: without a mask, attend to no later key; if None, the layer's own `is_causal` decides.
+        is_causal: without a mask, attend to no later key, the last query to all; if None, the layer's own `is_causal`
+            decides.
         kwargs: the model's further arguments; those named in `REFUSED` raise an error unless they are None.
 
     Returns:
@@ -108,6 +109,8 @@ def attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
+    if is_causal and query.shape[2] < key.shape[2]:  # Gemma 4 drops the first queries, and their rows of a mask if any
+        attention_mask, is_causal = _causal_mask(query, key), False
     watcher, exact = _watching.get() or (None, False)
     softmax: Any = None if exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
@@ -139,7 +142,7 @@ def attention_forward(
     if mask is not None and mask.dtype != torch.bool:
         scores, mask = scores + mask, mask > max(torch.finfo(mask.dtype).min / 2, MASKED)
     if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        mask = _causal_mask(query, key)
     if watcher is not None:
         watcher(module, query, scores, mask)
     if softmax is None:
@@ -157,6 +160,12 @@ def attention_forward(
     with torch.autocast(query.device.type, enabled=False) if is_integer else nullcontext():
         output = torch.matmul(probabilities, value.to(probabilities.dtype)).to(value.dtype)
     return output.transpose(1, 2).contiguous(), probabilities
+
+
+def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    """Return the boolean mask, (queries, keys), with which the last query attends to all keys."""
+    queries, keys = query.shape[2], key.shape[2]
+    return torch.ones((queries, keys), dtype=torch.bool, device=query.device).tril(keys - queries)
 
 
 def _warn_if_frozen(method: SoftmaxModule) -> None:
@@ -189,6 +198,8 @@ def boolean_mask(
     """
     if config is not None and not _runs_on_sdpa(type(config)):
         allow_is_causal_skip = allow_is_bidirectional_skip = False
+    # Without a mask, attention takes queries fewer than the keys for the last ones; with a static cache they are not.
+    allow_is_causal_skip = allow_is_causal_skip and q_length in (1, kv_length)
     is_plain = attention_mask is None and local_size is None and q_length == kv_length
     if torch.compiler.is_compiling() and allow_is_causal_skip and is_plain and isinstance(q_offset, int):
         return None

@@ -1,0 +1,58 @@
+"""Models that count on how transformers' own attention functions treat a missing mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from architectures import GROUPED, TOKENS
+from transformers import Gemma4ForCausalLM, Gemma4TextConfig, StaticCache
+
+import softmaxkit
+from softmaxkit import Exact, Exaq
+
+SHARED: dict[str, Any] = GROUPED | {
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "num_kv_shared_layers": 2,
+    "num_global_key_value_heads": 1,
+    "head_dim": 8,
+    "global_head_dim": 8,
+    "sliding_window": 16,
+    "vocab_size_per_layer_input": 100,
+    "hidden_size_per_layer_input": 8,
+}
+"""A Gemma 4 whose last two layers compute only the queries whose logits are kept."""
+
+
+def shared_keys() -> Gemma4ForCausalLM:
+    torch.manual_seed(0)
+    model = Gemma4ForCausalLM(Gemma4TextConfig(**SHARED)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6)
+    return model
+
+
+@pytest.mark.parametrize("spec", [Exact(), Exaq(bits=3)])
+@pytest.mark.parametrize("mode", ["float", "integer"])
+@pytest.mark.parametrize("kept", [1, 2, 5])
+@torch.no_grad()
+def test_layers_that_drop_the_first_queries_stay_causal(spec: Any, mode: str, kept: int) -> None:
+    model = softmaxkit.apply(shared_keys(), spec)
+    softmaxkit.calibrate(model, [TOKENS])
+    softmaxkit.set_mode(model, mode)
+    expected = model(TOKENS, use_cache=False, output_hidden_states=True).logits[:, -kept:]
+    assert torch.allclose(model(TOKENS, logits_to_keep=kept).logits, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_layers_that_drop_the_first_queries_see_no_free_room_of_a_static_cache() -> None:
+    model = shared_keys()
+    model.set_attn_implementation("eager")
+    expected = model(TOKENS).logits[:, -1:]
+    softmaxkit.apply(model, Exact())
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    assert torch.allclose(model(TOKENS, logits_to_keep=1, cache=cache).logits, expected, atol=1e-5)
