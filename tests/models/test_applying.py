@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from architectures import make
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, GPT2Config, PreTrainedModel
 
@@ -81,6 +83,28 @@ def test_an_attention_function_set_after_apply_is_detected() -> None:
     model.set_attn_implementation("sdpa")
     with pytest.raises(ValueError, match="so its methods do not run"):
         softmaxkit.set_mode(model, "integer")
+    with pytest.warns(UserWarning, match="GPT2LMHeadModel runs 'sdpa' attention and not the methods in it"):
+        model(torch.arange(8)[None])
+
+
+@pytest.mark.parametrize("copied", [lambda model: model, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_model_warns_once_when_transformers_switches_its_methods_off(copied: Callable[[Any], Any]) -> None:
+    model, inputs = make("WhisperForConditionalGeneration")
+    model = copied(softmaxkit.apply(model, Softermax()))
+    settings = {"alignment_heads": [[0, 0]], "no_timestamps_token_id": 90, "median_filter_width": 3}
+    for name, value in settings.items():
+        setattr(model.generation_config, name, value)
+    options: dict[str, Any] = {"return_token_timestamps": True, "return_timestamps": True, "max_new_tokens": 4}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            model.generate(inputs["input_features"][:1], **options)
+    assert sum("runs 'eager' attention and not the methods" in str(each.message) for each in caught) == 1
+    model.set_attn_implementation(NAME)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(**inputs)
+    assert not softmaxkit.restore(model)._forward_pre_hooks
 
 
 @pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "cache"])

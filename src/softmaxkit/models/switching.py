@@ -6,10 +6,12 @@ import copy
 from typing import Any
 from weakref import WeakSet
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from softmaxkit.models.attention import NAME, UnsupportedError
+from softmaxkit.models.running import warn_once
 
 _ORIGINAL = "_softmaxkit_original"
 
@@ -91,6 +93,7 @@ def remember(model: PreTrainedModel, original: Implementations) -> None:
     """Remember a model's previous implementations for `restore`, unless an earlier change already did."""
     if _ORIGINAL not in model.__dict__:
         model.__dict__[_ORIGINAL] = _Remembered([], model)
+        model.register_forward_pre_hook(_warn_if_off)
     remembered = model.__dict__[_ORIGINAL].implementations
     known = {id(config) for config, _ in remembered}
     remembered += [(config, name) for config, name in original if name != NAME and id(config) not in known]
@@ -100,8 +103,25 @@ def switch_back(model: PreTrainedModel) -> None:
     """Restore the remembered implementations of the configs that still name softmaxkit's attention function."""
     for part in [part for part in model.modules() if _ORIGINAL in part.__dict__]:
         remembered = part.__dict__.pop(_ORIGINAL).implementations
+        for key in [key for key, hook in part._forward_pre_hooks.items() if hook is _warn_if_off]:
+            del part._forward_pre_hooks[key]
         set_implementations([(config, name) for config, name in remembered if _current(config) == NAME])
         _switched.discard(part)
+
+
+def _warn_if_off(model: nn.Module, inputs: Any) -> None:
+    """Warn, once, if a model with methods runs another attention function: some calls of transformers switch it."""
+    if torch.compiler.is_compiling():
+        return
+    configs = [config for config, _ in model.__dict__[_ORIGINAL].implementations]
+    if NAME not in map(_current, configs) and not is_on(model):
+        now = implementations(model)[0][1]
+        warn_once(
+            f"{type(model).__name__} runs {now!r} attention and not the methods in it: after softmaxkit.apply, "
+            "set_attn_implementation was called, or transformers switched, as Whisper's generate does for token "
+            f"timestamps. model.set_attn_implementation({NAME!r}) switches the methods on, softmaxkit.restore(model) "
+            "removes them"
+        )
 
 
 def implementations(model: nn.Module) -> Implementations:
