@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, ParakeetCTCConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 import softmaxkit
@@ -271,6 +271,8 @@ def test_what_it_refuses() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
     with pytest.raises(TypeError, match=re.escape("model.config, got LlamaForCausalLM")):
         QuantisedCache(model)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"this parakeet_ctc has no decoder layers .*; give the configuration of the"):
+        QuantisedCache(ParakeetCTCConfig())
     with pytest.raises(ValueError, match="no layer of this mistral attends to all tokens"):
         QuantisedCache(make("MistralForCausalLM")[0].config)
     with pytest.raises(ValueError, match=re.escape("run the model under torch.no_grad()")):

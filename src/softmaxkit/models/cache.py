@@ -33,8 +33,9 @@ class QuantisedCache(DynamicCache):
     Raises:
         TypeError: not a transformers configuration; in use, the dtype or device of keys changes, or the
             device is neither CPU nor CUDA.
-        ValueError: another number of bits, or no layer of the model attends to all tokens; in use, gradients are
-            required, or on the CPU keys or values are NaN or infinite. On CUDA these give NaN where attended.
+        ValueError: another number of bits, or the model has no decoder layers that attend to all tokens; in use,
+            gradients are required, or on the CPU keys or values are NaN or infinite. On CUDA these give NaN where
+            attended.
 
     Example:
         >>> softmaxkit.set_mode(model, "fused")
@@ -48,7 +49,13 @@ class QuantisedCache(DynamicCache):
                 f"QuantisedCache requires a model's configuration, model.config, got {type(config).__name__}"
             )
         check_bits(bits)
-        super().__init__(config=config)
+        try:
+            super().__init__(config=config)
+        except AttributeError as error:  # transformers reads the decoder's layers from it
+            raise ValueError(
+                f"this {config.model_type} has no decoder layers whose keys and values could be stored ({error}); give "
+                "the configuration of the part that generates"
+            ) from None
         self.layers = [QuantisedLayer(bits) if type(layer) is DynamicLayer else layer for layer in self.layers]
         if not any(isinstance(layer, QuantisedLayer) for layer in self.layers):
             kinds = " and ".join(sorted({type(layer).__name__ for layer in self.layers})) or "none"
