@@ -13,7 +13,7 @@ import pytest
 import torch
 from architectures import make
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, GPT2Config, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, GPT2Config, PreTrainedModel
 
 import softmaxkit
 from conftest import tiny_model
@@ -107,9 +107,10 @@ def test_a_model_warns_once_when_transformers_switches_its_methods_off(copied: C
     assert not softmaxkit.restore(model)._forward_pre_hooks
 
 
-@pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "cache"])
+@pytest.mark.parametrize("name", ["s_aux", "sinks", "indices", "block_table", "write_index"])
 def test_unsupported_arguments_are_refused(name: str) -> None:
     query = torch.zeros(1, 2, 3, 4)
+    assert attention_forward(nn.Linear(1, 1), query, query, query, None, cache=DynamicCache())[0].shape == (1, 3, 2, 4)
     with pytest.raises(UnsupportedError, match="which no method of softmaxkit supports"):
         attention_forward(nn.Linear(1, 1), query, query, query, None, **{name: torch.zeros(2)})
 

@@ -25,7 +25,8 @@ REFUSED = {
     "sinks": "attention sinks",
     "indices": "sparse attention",
     "block_indices": "sparse attention",
-    "cache": "a paged cache",
+    "block_table": "a paged cache",  # `cache` alone is no sign of one: Kosmos-2 hands its decoder's to its vision tower
+    "write_index": "a paged cache",
 }
 """Arguments of an attention function that would change its result and that no method here supports."""
 
