@@ -140,8 +140,11 @@ def test_layers_that_do_not_call_the_interface_are_named() -> None:
 
     model = tiny_model("gpt2")
     model.transformer.side = SideAttention()
-    with pytest.raises(UnsupportedError, match=r"transformer\.side of GPT2LMHeadModel did not call"):
+    message = r"transformer\.side of GPT2LMHeadModel did not call the attention interface on {}; if it did not run"
+    with pytest.raises(UnsupportedError, match=message.format("a tiny input")):
         softmaxkit.apply(model, Softermax())
+    with pytest.raises(UnsupportedError, match=message.format("the example")):
+        softmaxkit.apply(model, Softermax(), example={"input_ids": torch.arange(8)[None]})
     assert not layers(model)
     assert len(layers(softmaxkit.apply(model, Softermax(), layers=range(2)))) == 2
 

@@ -89,11 +89,12 @@ def apply(
             if isinstance(model.get_submodule(missed[0]), nn.MultiheadAttention):
                 why = "is torch's MultiheadAttention, which does not call the attention interface;"
             else:
-                why = "did not call the attention interface on a tiny input; give inputs that run the whole model with "
-                why += "example={...}, or"
+                on = "a tiny input; if it did not run," if example is None else "the example; if it did not run,"
+                why = f"did not call the attention interface on {on} give inputs that run the whole model with "
+                why += "example={...}; if it computes attention in a way of its own,"
             raise UnsupportedError(
                 f"{missed[0]}{more} of {type(model).__name__} {why} choose among the {len(candidates)} layers that did "
-                f"call it with layers=range({len(candidates)})"
+                f"call it, with layers=range({len(candidates)})"
             )
         chosen = chosen_layers(wanted, layer_names(model, candidates))
         keys = positions(model) or 256
