@@ -66,6 +66,8 @@ std::vector<std::string> supported() {
     }
 #elif defined(__aarch64__) && defined(__linux__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.push_back("neon");
+#elif defined(__aarch64__) && defined(__APPLE__)
+    names.push_back("neon");  // every Mac with an Arm processor has dot products
 #endif
     return names;
 }

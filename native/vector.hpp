@@ -1,8 +1,6 @@
 // The widest vectors of the instruction set: loads and stores, conversion of bfloat16, minimum and maximum, and exp2.
 #pragma once
 
-#include <experimental/simd>
-
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -16,10 +14,9 @@
 #endif
 
 #include "inline.hpp"
+#include "simd.hpp"
 
 namespace softmaxkit {
-
-namespace stdx = std::experimental;
 
 using Vector = stdx::native_simd<float>;
 using Integers = stdx::rebind_simd_t<int32_t, Vector>;

@@ -68,10 +68,10 @@ def test_the_sweep_is_over_the_highest_score_of_one_row(spec: Spec) -> None:
     series = function_series(seen, points=15)
     row = seen[1].scores[0, 0, -1][seen[1].attended[0, 0, -1]].double()
     others = row.sort().values[:-1]
-    swept = [others[-1].item() - 10 + each for each in range(15)]
+    swept = [others[-1].item() - 10 + step for step in range(15)]
     assert series["score"] == pytest.approx(swept, rel=FLOAT32, abs=FLOAT32)
-    rest = sum(spec.base**each for each in others.tolist())
-    exact = [spec.base**each / (spec.base**each + rest) for each in swept]
+    rest = sum(spec.base**score for score in others.tolist())
+    exact = [spec.base**score / (spec.base**score + rest) for score in swept]
     # An exponent is off by 1e-6 at most.
     assert series["exact_probability"] == pytest.approx(exact, rel=1e-5)
     assert series["probability"] == pytest.approx(exact, rel=1e-5)
@@ -80,7 +80,7 @@ def test_the_sweep_is_over_the_highest_score_of_one_row(spec: Spec) -> None:
 def test_the_sweep_uses_the_constants_of_its_head() -> None:
     seen = [random_layer(0, ConSmax(ceiling=1000.0).module(heads=2, beta=[1.0, 3.0], gamma=1.0))]
     series = function_series(seen, points=15)
-    assert series["probability"] == pytest.approx([math.exp(each - 1) for each in series["score"]], rel=1e-5)
+    assert series["probability"] == pytest.approx([math.exp(score - 1) for score in series["score"]], rel=1e-5)
 
 
 def test_a_row_of_one_key_is_swept_around_zero() -> None:
@@ -121,10 +121,8 @@ def test_the_loss_does_not_depend_on_chunks_or_batches(windows: torch.Tensor, mo
     monkeypatch.setattr(evaluation, "BATCH", 1)
     losses: list[torch.Tensor] = []
     done: list[tuple[int, int]] = []
-    found = held_out_figures(
-        model, windows, progress=lambda *counts: done.append(counts), see_losses=lambda each: losses.append(each)
-    )
-    assert [len(each) for each in losses] == [7, 7, 6] * 2
+    found = held_out_figures(model, windows, progress=lambda *counts: done.append(counts), see_losses=losses.append)
+    assert [len(some) for some in losses] == [7, 7, 6] * 2
     assert torch.allclose(torch.cat(losses), expected, rtol=1e-4)
     assert found["loss_nats"] == pytest.approx(expected.mean().item(), rel=1e-5)
     assert found["perplexity"] == pytest.approx(math.exp(found["loss_nats"]), rel=1e-12)

@@ -35,13 +35,13 @@ def map_of(unit: Any, **options: Any) -> RegisterMap:
 
 def facts(registers: tuple[Register, ...]) -> dict[int, tuple[str, list[tuple[Any, ...]]]]:
     """Return names, widths, access and reset values by address."""
-    return {each.address: (each.name, [tuple(field[:4]) for field in each.fields]) for each in registers}
+    return {one.address: (one.name, [tuple(field[:4]) for field in one.fields]) for one in registers}
 
 
 def test_version_1() -> None:
     registers = map_of(ConSmax().unit(lanes=4, max_row=100), **ALL).registers
     assert facts(registers) == VERSION_1
-    signed = [field.name for each in registers for field in each.fields if field.signed]
+    signed = [field.name for one in registers for field in one.fields if field.signed]
     assert signed == ["offset"]
 
 
@@ -50,7 +50,7 @@ def test_options_move_no_register(options: dict[str, Any]) -> None:
     left_out = set(range(0x20, 0x34)) if "row_length" not in options else set()
     left_out |= set(range(0x0C, 0x1C)) if "status" not in options else set()
     found = facts(map_of(ConSmax().unit(lanes=4, max_row=100), **options).registers)
-    assert found == {at: each for at, each in VERSION_1.items() if at not in left_out}
+    assert found == {at: one for at, one in VERSION_1.items() if at not in left_out}
 
 
 def test_the_widest_beat_fits_its_field() -> None:
@@ -60,7 +60,7 @@ def test_the_widest_beat_fits_its_field() -> None:
 
 
 def test_descriptions_name_what_a_field_does() -> None:
-    by_name = {each.name: each for each in map_of(ConSmax().unit(lanes=2), **ALL, tags=2).registers}
+    by_name = {register.name: register for register in map_of(ConSmax().unit(lanes=2), **ALL, tags=2).registers}
     assert {field.about for field in by_name["interrupt_enable"].fields} == {"1: this error raises the interrupt"}
     assert by_name["state"].fields[1].about.startswith("the next row waits until its constants have been loaded")
     plain = map_of(ConSmax().unit(lanes=2))
@@ -75,7 +75,7 @@ def test_descriptions_name_what_a_field_does() -> None:
 )
 def test_sets_of_constants(sets: int, options: dict[str, Any], count: int, readable: bool) -> None:
     found = map_of(ConSmax().unit(lanes=2, sets=sets), **options)
-    assert [(each.name, each.address, each.words) for each in found.tables] == [
+    assert [(table.name, table.address, table.words) for table in found.tables] == [
         ("high", 0x00, 16),
         ("low", 0x40, 16),
         ("offset", 0x80, 1),

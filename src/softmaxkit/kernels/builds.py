@@ -42,7 +42,7 @@ def refusal(name: str, selected: str) -> str:
     """
     built = supported()
     if not built:
-        return "no compiler that builds the native kernels (GCC, or clang with libstdc++) was there at installation"
+        return "no compiler that builds the native kernels (GCC or clang) was there at installation"
     if selected and selected not in built:
         raise ValueError(f"{VARIABLE}={selected}, but {why_not(selected)}; here it can be {', '.join(built)}")
     if name not in built:

@@ -36,9 +36,8 @@ Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]
 _watching: OfThread[tuple[Watcher, bool]] = OfThread()
 """The watcher of every call of an attention layer, and whether exact softmax runs meanwhile."""
 
-
 _on_sdpa: dict[type[PreTrainedConfig], bool] = {}
-"""What `_runs_on_sdpa` has found, by the class of the config."""
+"""Results of `_runs_on_sdpa`."""
 
 
 class UnsupportedError(ValueError):
@@ -221,9 +220,9 @@ def _runs_on_sdpa(kind: type[PreTrainedConfig]) -> bool:
     """Return whether transformers runs models with such a config on torch's `scaled_dot_product_attention`."""
     if kind not in _on_sdpa:
         classes: list[type[PreTrainedModel]] = [PreTrainedModel]
-        for each in classes:
-            classes += each.__subclasses__()
-        _on_sdpa[kind] = any(each.config_class is kind and each._supports_sdpa for each in classes)
+        for model_class in classes:  # grows
+            classes += model_class.__subclasses__()
+        _on_sdpa[kind] = any(model.config_class is kind and model._supports_sdpa for model in classes)
     return _on_sdpa[kind]
 
 

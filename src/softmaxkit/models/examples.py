@@ -70,7 +70,7 @@ def example_hint(model: PreTrainedModel) -> str:
     """Return the call of `apply` that passes example inputs, with the names of the model's inputs."""
     parameters = inspect.signature(model.forward).parameters
     positional = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    required = {name for name, each in parameters.items() if each.default is each.empty and each.kind in positional}
+    required = {name for name, of in parameters.items() if of.default is of.empty and of.kind in positional}
     taken = [name for name in parameters if name in MAIN_INPUTS or name in required]
     names = [name for name in (model.main_input_name, *taken) if name in parameters] or [model.main_input_name]
     inputs = {name: MAIN_INPUTS.get(name, "...") for name in names}
