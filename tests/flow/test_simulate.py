@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit.files import cache_folder
 from softmaxkit.flow import tools
 from softmaxkit.flow.simulate import Outcome, Traffic, Verilated, read_outcome
 from softmaxkit.flow.tools import ToolError
@@ -210,6 +212,17 @@ def test_a_build_that_fails(programs: list[str], message: str, fresh: Path) -> N
     assert "end of its output:" in str(error.value)
     assert "line 3" in str(error.value)
     assert simulations(fresh / "cache") == []
+
+
+@verilator
+def test_no_program_has_to_be_called_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's is python3, and that of an environment need not be on the PATH."""
+    fake(tmp_path, "python", "exit 127")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for runtime in (cache_folder() / "verilated").glob("runtime-*"):  # compiled already
+        shutil.copytree(runtime, tmp_path / "cache" / "verilated" / runtime.name)
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
+    assert Verilated(Faulty()).program.is_file()
 
 
 def test_a_simulation_that_ends_without_a_result() -> None:

