@@ -90,7 +90,7 @@ struct WeightVectors {
 
 template <int64_t vectors>
 SOFTMAXKIT_INLINE void multiply_values(const WeightVectors& weights, int64_t count, const int16_t* values, int64_t step,
-                              Integers (&to)[vectors]) {
+                                       Integers (&to)[vectors]) {
     __m256i sums[vectors] = {};
 #pragma GCC unroll 4
     for (int64_t token = 0; token < count; token += 2, values += step) {

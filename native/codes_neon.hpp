@@ -92,7 +92,7 @@ struct WeightVectors {
 
 template <int64_t vectors>
 SOFTMAXKIT_INLINE void multiply_values(const WeightVectors& weights, int64_t count, const int8_t* values, int64_t step,
-                              Integers (&to)[vectors]) {
+                                       Integers (&to)[vectors]) {
     int32x4_t high[vectors] = {}, low[vectors] = {};
     for (int64_t token = 0; token < count; token += 4, values += step) {
         const auto four = [token](const int8_t* from) {

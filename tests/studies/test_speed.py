@@ -58,6 +58,18 @@ def test_the_processor_has_a_name_and_its_instructions(tmp_path: Path) -> None:
     assert processor(tmp_path / "none")["instructions"] == []
 
 
+def test_an_arm_processor_is_named_by_lscpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, lscpu = tmp_path / "cpuinfo", tmp_path / "lscpu"
+    file.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp i8mm\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n")
+    lscpu.write_text('#!/bin/sh\necho "Architecture:   aarch64"\necho "Model name:     Neoverse-V1"\n')
+    lscpu.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    named = processor(file)
+    assert (named["name"], named["instructions"]) == ("Neoverse-V1", ["asimd", "asimddp", "i8mm"])
+    lscpu.unlink()
+    assert processor(file)["name"]
+
+
 def test_torch_keeps_its_threads() -> None:
     before = torch.get_num_threads()
     options = speed.SpeedOptions((Exact(),), ((4, 8),), (before + 1,), 1, False, 0)

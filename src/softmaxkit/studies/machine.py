@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,24 @@ INSTRUCTIONS = (
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
     """Return the `processor` of a record: its name, which of `INSTRUCTIONS` it has, and its number of cores."""
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    values = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    values = _values(cpuinfo.read_text(encoding="utf-8")) if cpuinfo.is_file() else {}
     flags = values.get("flags", values.get("Features", "")).replace("avx512vbmi", "avx512_vbmi").split()
     return {
-        "name": values.get("model name") or platform.processor() or platform.machine(),
+        "name": values.get("model name") or _name_by_lscpu() or platform.processor() or platform.machine(),
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         "cores": os.cpu_count() or 1,
     }
+
+
+def _name_by_lscpu() -> str:
+    """Return the name that lscpu knows, if any; on Arm, /proc/cpuinfo has the numbers of maker and part alone."""
+    lscpu = shutil.which("lscpu")
+    if lscpu is None:
+        return ""
+    printed = subprocess.run([lscpu], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    return _values(printed).get("Model name", "")
+
+
+def _values(text: str) -> dict[str, str]:
+    """Return the values of lines such as "key : value"."""
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
