@@ -298,11 +298,9 @@ def test_functions_nested_too_deeply(text: str) -> None:
 
 
 def test_a_function_of_very_many_pins() -> None:
-    """Up to Python 3.13 it is nested too deeply for Python's own parser."""
     pins = {f"A{index}": 1 for index in range(5000)}
     try:
         function = Expression(" ".join(pins))
-    except ValueError as error:
-        assert "nested too deeply" in str(error)
-    else:
-        assert (function(1, pins), function(1, pins | {"A4999": 0})) == (1, 0)
+    except ValueError:
+        pytest.skip("it is nested too deeply for the parser of this version of Python")
+    assert (function(1, pins), function(1, pins | {"A4999": 0})) == (1, 0)
