@@ -123,12 +123,14 @@ def choices(query: torch.Tensor) -> tuple[backends.Choice, backends.Choice]:
     return softmaxkit.explain(Exaq(), query, query, query, clip=-4.0), softmaxkit.explain(Exact(), query, query, query)
 
 
+@pytest.mark.skipif("amx" not in builds.NATIVE, reason="this processor's architecture has no AMX")
 def test_the_trials_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without a run: a processor with AMX is pretended."""
     plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0].bfloat16()
     monkeypatch.setattr(plain, "supported", lambda: ["plain", "avx2", "avx512", "amx"])
     monkeypatch.setattr(builds, "find_spec", lambda name: name)
-    monkeypatch.setattr(builds, "import_module", lambda name: plain)
+    for module in (builds, backends):
+        monkeypatch.setattr(module, "import_module", lambda name: plain)
     for tiles, softmax in (("", ""), ("", "slow"), ("wrong", "")):
         monkeypatch.setattr(trial, "objection_to_tiles", lambda *_, tiles=tiles: tiles)
         monkeypatch.setattr(trial, "objection_to_softmax", lambda *_, softmax=softmax: softmax)
