@@ -28,4 +28,4 @@ def test_every_shift_of_every_value() -> None:
         results += [round_shifted(m, f"variable_{places}", value, amount, places) for places in PLACES]
         return results + [saturate_to(m, f"saturated_{bits}", value, signed(bits)) for bits in SATURATED]
 
-    check([(value, BITS), (amount, AMOUNT)], outputs, build, [str(each) for each in (*PLACES, *PLACES, *SATURATED)])
+    check([(value, BITS), (amount, AMOUNT)], outputs, build, [str(number) for number in (*PLACES, *PLACES, *SATURATED)])

@@ -30,7 +30,7 @@ def held_back(buffer: SliceBuffer, taken: dict[str, np.ndarray]) -> list[Field]:
             begins += [beat == group[0] for beat in group]
             ends += [beat == at for beat in group]
             group = []
-    flags = [(np.asarray(each, np.int64), 1) for each in (begins, ends, taken["last"])]
+    flags = [(np.asarray(flag, np.int64), 1) for flag in (begins, ends, taken["last"])]
     return [(taken["beat"], WIDTH), (np.asarray(maxima), KEY), *flags]
 
 

@@ -71,7 +71,7 @@ def test_all_heads_of_a_model(
         for head in range(4)
     ]
     sets = json.loads((tmp_path / "chip" / "tables.json").read_text())["sets"]
-    assert sorted(name for each in sets for name in each["heads"]) == [
+    assert sorted(name for constant_set in sets for name in constant_set["heads"]) == [
         f"layer{layer}-head{head}" for layer in range(4) for head in range(4)
     ]
 

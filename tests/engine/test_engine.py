@@ -34,7 +34,7 @@ def engine_of(spec: Spec, channels: int = 8, **sizes: Any) -> Engine:
 
 
 @verilator
-@pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), *((each, "deferred") for each in DEFERRED)])
+@pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), *((method, "deferred") for method in DEFERRED)])
 def test_small_engines(method: str, pipeline: str) -> None:
     engine = engine_of(METHODS[method](), pipeline=pipeline)
     result = verify_engine(engine, outputs=3000)

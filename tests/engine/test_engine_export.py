@@ -37,12 +37,15 @@ def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
     export_engine(engine, "attention", tmp_path / "folder")
     facts = json.loads((tmp_path / "folder" / "parameters.json").read_text())
     buffers, last = 2 * engine.sizes.words, engine.writes(5)
-    words = [each["address"] + at for each in facts["registers"] for at in range(each["words"])]
+    words = [register["address"] + at for register in facts["registers"] for at in range(register["words"])]
     assert words == [address for address, _ in facts["constant_writes"]] == [*range(buffers, last)]
-    bits = {each["name"]: each["bits"] for each in facts["registers"]}
+    bits = {register["name"]: register["bits"] for register in facts["registers"]}
     assert max(bits.values()) >= max(word for _, word in facts["constant_writes"]).bit_length()
     text = (tmp_path / "folder" / "README.md").read_text()
-    assert all(f"| {each['address']} | `{each['name']}` | {each['words']} word" in text for each in facts["registers"])
+    assert all(
+        f"| {register['address']} | `{register['name']}` | {register['words']} word" in text
+        for register in facts["registers"]
+    )
 
 
 @pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")

@@ -26,7 +26,7 @@ def head_of(spec: Spec, seed: int = 0) -> tuple[Attention, dict[str, Any], list[
     parameters = spec.sample_parameters(KEYS, 1.5)
     attention = Attention.of(spec, CHANNELS, spec.constants(**parameters), STEP, STEP)
     codes = [np.round(40 * random.standard_normal((rows, CHANNELS))) for rows in (QUERIES, KEYS, KEYS)]
-    codes = [np.clip(each, -128, 127).astype(np.int64) for each in codes]
+    codes = [np.clip(matrix, -128, 127).astype(np.int64) for matrix in codes]
     return attention, parameters, [*codes, random.integers(0, KEYS, QUERIES, endpoint=True)]
 
 
@@ -72,7 +72,7 @@ def softermax_by_hand(spec: Softermax, codes: list[int], values: np.ndarray) -> 
         local = max(min(-(-code // step), spec.input.max_code // step) for code in part)
         rise = 0 if highest is None else max(local - highest, 0)
         highest = local if highest is None else max(local, highest)
-        sums = [rounded(each, rise) for each in sums]
+        sums = [rounded(accumulator, rise) for accumulator in sums]
         added = 0
         for key, code in enumerate(part, start):
             fraction, whole = (code - local * step) % step, (code - local * step) // step
@@ -81,18 +81,18 @@ def softermax_by_hand(spec: Softermax, codes: list[int], values: np.ndarray) -> 
             added += power
             places = spec.unnormalised.fraction_bits - spec.output.fraction_bits
             weight = min(rounded(power, highest - local + places), spec.output.max_code)
-            sums = [each + weight * int(value) for each, value in zip(sums, values[key], strict=True)]
+            sums = [accumulator + weight * int(value) for accumulator, value in zip(sums, values[key], strict=True)]
         change = spec.unnormalised.fraction_bits - spec.power_sum.fraction_bits
         total = min(rounded(total, rise) + rounded(added, highest - local + change), spec.power_sum.max_code)
-    mantissa, exponent = (int(each[0]) for each in spec.reciprocal_table(np.asarray([total]), spec.rounding))
+    mantissa, exponent = (int(array[0]) for array in spec.reciprocal_table(np.asarray([total]), spec.rounding))
     places = exponent + spec.output.fraction_bits + spec.reciprocal.fraction_bits - spec.power_sum.fraction_bits
-    return [max(-128, min(127, rounded(each * mantissa, places))) for each in sums]
+    return [max(-128, min(127, rounded(accumulator * mantissa, places))) for accumulator in sums]
 
 
 def exact_by_hand(spec: Exact, codes: list[int], values: np.ndarray) -> list[int]:
     """Return a row of `Exact` in the same way, with scores as exact fractions."""
     bits, mantissa_bits = spec.sum_fraction_bits, spec.format.mantissa_bits
-    scores = [Fraction(float(each)) for each in spec.format.decode(np.asarray(codes))]
+    scores = [Fraction(float(score)) for score in spec.format.decode(np.asarray(codes))]
     highest: Fraction | None = None
     total, sums = 0, [0] * values.shape[1]
 
@@ -110,17 +110,17 @@ def exact_by_hand(spec: Exact, codes: list[int], values: np.ndarray) -> list[int
         risen = max([*part, *([] if highest is None else [highest])])
         significand, shift = (1 << (mantissa_bits + 1), 0) if highest is None else exponential(highest - risen)
         highest = risen
-        sums = [rounded(each * significand, mantissa_bits + 1 + shift) for each in sums]
+        sums = [rounded(accumulator * significand, mantissa_bits + 1 + shift) for accumulator in sums]
         total = rounded(total * significand, mantissa_bits + 1 + shift)
         for key, score in enumerate(part, start):
             significand, shift = exponential(score - highest)
             power = (significand << (bits - mantissa_bits)) >> (shift + 1)
             total += power
             weight = min(rounded(power, bits - 8), 255)
-            sums = [each + weight * int(value) for each, value in zip(sums, values[key], strict=True)]
-    mantissa, exponent = (int(each[0]) for each in spec.reciprocal(np.asarray([total])))
+            sums = [accumulator + weight * int(value) for accumulator, value in zip(sums, values[key], strict=True)]
+    mantissa, exponent = (int(array[0]) for array in spec.reciprocal(np.asarray([total])))
     places = exponent - bits + 8 + spec.reciprocal.mantissa_bits
-    return [max(-128, min(127, rounded(each * mantissa, places))) for each in sums]
+    return [max(-128, min(127, rounded(accumulator * mantissa, places))) for accumulator in sums]
 
 
 def rounded(number: int, places: int) -> int:
@@ -197,7 +197,7 @@ def test_keys_that_are_not_attended_do_not_matter(method: str) -> None:
     attention, _, (queries, keys, values, attended) = head_of(METHODS[method]())
     before = golden_attention(attention, queries, keys, values, attended)
     one = np.full(QUERIES, KEYS - 1)
-    changed = [np.where(np.arange(KEYS)[:, None] == KEYS - 1, -128, each) for each in (keys, values)]
+    changed = [np.where(np.arange(KEYS)[:, None] == KEYS - 1, -128, matrix) for matrix in (keys, values)]
     whole = golden_attention(attention, queries, keys, values, one)
     assert (golden_attention(attention, queries, *changed, one) == whole).all()
     assert (attended == 0).any()
@@ -208,14 +208,14 @@ def test_keys_that_are_not_attended_do_not_matter(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_torch_gives_the_same_integers(method: str) -> None:
     attention, _, arrays = head_of(METHODS[method]())
-    as_torch = golden_attention(attention, *(torch.as_tensor(each) for each in arrays))
+    as_torch = golden_attention(attention, *(torch.as_tensor(array) for array in arrays))
     assert (as_torch.numpy() == golden_attention(attention, *arrays)).all()
 
 
 def test_heads_are_stacked() -> None:
     attention, _, arrays = head_of(Softermax())
-    stacked = golden_attention(attention, *(np.stack((each, each[::-1])) for each in arrays))
-    assert (stacked[1] == golden_attention(attention, *(each[::-1] for each in arrays))).all()
+    stacked = golden_attention(attention, *(np.stack((array, array[::-1])) for array in arrays))
+    assert (stacked[1] == golden_attention(attention, *(array[::-1] for array in arrays))).all()
 
 
 @pytest.mark.parametrize(

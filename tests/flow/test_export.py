@@ -116,7 +116,7 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
     assert "Return " not in readme
     tables = json.loads((folder / "tables.json").read_text())
     assert bool(tables["registers"]) == loadable
-    assert all(each["meaning"] and f"| {each['meaning']} |" in readme for each in tables["registers"])
+    assert all(register["meaning"] and f"| {register['meaning']} |" in readme for register in tables["registers"])
     assert tables["sets"][0]["constants"] == json.loads(json.dumps(constants_of(method_class(method)()).to_json()))
 
 

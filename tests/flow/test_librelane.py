@@ -92,7 +92,9 @@ def load(path: Path, pdk_root: Path) -> Any:
     config, flows = pytest.importorskip("librelane.config"), pytest.importorskip("librelane.flows")
     flow = flows.Flow.factory.get(json.loads(path.read_text())["meta"]["flow"])
     variables = [
-        each for each in flow.get_all_config_variables(flow) if not each.pdk or each.name == "STD_CELL_LIBRARY"
+        variable
+        for variable in flow.get_all_config_variables(flow)
+        if not variable.pdk or variable.name == "STD_CELL_LIBRARY"
     ]
     loaded, _ = config.Config.load(str(path), variables, pdk_root=str(pdk_root), _load_pdk_configs=False)
     return loaded

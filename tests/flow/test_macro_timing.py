@@ -92,8 +92,8 @@ def test_a_unit_with_its_macros(tmp_path: Path) -> None:
         (tmp_path / "mine.lib").write_text(macro_library(64, access))
         after = 'puts "More:"\nreport_checks -from [get_cells *macro] -digits 6\n'
         theirs = opensta(tmp_path, period, after=after, LIBERTY="cells.lib mine.lib", TOP=f"{NAME}_top")
-        found = re.search(r"\(fall edge\).*?(-?[\d.]+)\s+slack", theirs.printed.partition("More:")[2], re.DOTALL)
-        assert found is not None, theirs.printed
-        slacks[access] = float(found[1])
+        match = re.search(r"\(fall edge\).*?(-?[\d.]+)\s+slack", theirs.printed.partition("More:")[2], re.DOTALL)
+        assert match is not None, theirs.printed
+        slacks[access] = float(match[1])
     assert slacks[1.0] - slacks[4.0] == pytest.approx(3.0, abs=CLOSE * period)
     assert slacks[1.0] < period / 2 - 1.0

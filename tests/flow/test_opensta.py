@@ -135,8 +135,8 @@ foreach from [all_inputs] {
 
 def port_paths(printed: str) -> list[PortPath]:
     """Return the pairs of ports between which OpenSTA finds paths."""
-    found = re.findall(r"^from (\S+) to (\S+)\n(?!No paths)", printed, re.MULTILINE)
-    return sorted({PortPath(*(re.sub(r"\[\d+\]$", "", name) for name in pair)) for pair in found})
+    pairs = re.findall(r"^from (\S+) to (\S+)\n(?!No paths)", printed, re.MULTILINE)
+    return sorted({PortPath(*(re.sub(r"\[\d+\]$", "", name) for name in pair)) for pair in pairs})
 
 
 @pytest.mark.parametrize(("method", "storage"), every_unit())

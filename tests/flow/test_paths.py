@@ -21,7 +21,7 @@ from softmaxkit.shell.options import ShellOptions
 pytestmark = pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
 
 
-def found(
+def path_ends(
     body: str, ports: str = "input clk, input [3:0] a, b, input c, output [3:0] x, output reg [3:0] y"
 ) -> list[str]:
     paths = combinational_paths({"top": f"module top ({ports});\n{body}\nendmodule\n"})["top"]
@@ -48,7 +48,7 @@ def found(
     ],
 )  # fmt: skip
 def test_small_modules(body: str, paths: list[str]) -> None:
-    assert found(body) == paths
+    assert path_ends(body) == paths
 
 
 READY = "results_ready", "scores_ready"

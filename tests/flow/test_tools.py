@@ -68,9 +68,9 @@ def test_programs_that_are_too_old(tool: str, empty: Path) -> None:
     assert str(error.value) == message
     beside = printing(empty / "python", TOOLS[tool][1], "")  # PyPI's, which need not print a version
     assert find(tool) == need(tool) == beside
-    found = printing(empty / "newer", tool, enough)
+    newer = printing(empty / "newer", tool, enough)
     os.environ["PATH"] = str(empty / "newer")  # restored by the fixture
-    assert find(tool) == found
+    assert find(tool) == newer
 
 
 def test_the_cache_of_pypis_yosys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_program_that_fails(tmp_path: Path) -> None:
         call(python("for i in range(40): print(f'line {i}\\n')\nraise SystemExit(3)"), tmp_path, "testing")
     first, *rest = str(error.value).splitlines()
     assert first == f"{name} failed while testing (exit code 3); the end of its output:"
-    assert rest == [f"  line {each}" for each in range(28, 40)]
+    assert rest == [f"  line {number}" for number in range(28, 40)]
     with pytest.raises(ToolError, match=r"did not finish within 0\.2 s while testing"):
         call(python("import time; time.sleep(20)"), tmp_path, "testing", timeout=0.2)
     with pytest.raises(ToolError, match="nothing could not be started while testing: No such file"):

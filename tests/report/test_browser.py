@@ -68,8 +68,8 @@ def resized(tab: Browser, width: int) -> None:
 
 def boxes(tab: Browser, selector: str) -> list[Box]:
     measure = "((r) => ({x: r.x, y: r.y, width: r.width, height: r.height}))(e.getBoundingClientRect())"
-    found: list[Box] = tab.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => {measure})")
-    return found
+    rectangles: list[Box] = tab.run(f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => {measure})")
+    return rectangles
 
 
 def intersect(one: Box, other: Box) -> bool:
@@ -200,15 +200,15 @@ def test_labels_of_random_points_do_not_overlap(tab: Browser, width: int) -> Non
         area = (width - 70, placed["height"] - 50)
         fit = f"fitted(label, 'sans-serif', {area[0]} - 6)"
         widths = tab.run(f"{json.dumps(labels)}.map((label) => textWidth({fit}, 'sans-serif'))")
-        found = []
+        rectangles = []
         for label, size, note in zip(labels, widths, placed["annotations"], strict=True):
             right, down = (note["ax"], note["ay"]) if note["showarrow"] else (note["xshift"], -note["yshift"])
             x = (label["x"] + 0.1) / 1.2 * area[0] + right - size / 2
             y = (1.1 - label["y"]) / 1.2 * area[1] + down - 8
-            found.append({"x": x, "y": y, "width": size, "height": 16})
+            rectangles.append({"x": x, "y": y, "width": size, "height": 16})
             assert x >= 0
             assert x + size <= area[0]
-        assert not [pair for pair in combinations(found, 2) if intersect(*pair)]
+        assert not [pair for pair in combinations(rectangles, 2) if intersect(*pair)]
         assert tab.run(call) == placed
 
 

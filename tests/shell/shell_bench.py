@@ -190,7 +190,7 @@ def numbered_rows(
 
 
 def address_of(bench: Any, name: str) -> int:
-    register: Register = next(each for each in bench.map.registers if each.name == name)
+    register: Register = next(candidate for candidate in bench.map.registers if candidate.name == name)
     return register.address
 
 

@@ -141,7 +141,7 @@ def test_its_ports_and_files(kind: str, exported: Folder) -> None:
     names = [port["name"] for port in inner if "_memory_" not in port["name"]]
     header, body = (folder / f"{TOP}.sv").read_text().split(");", 1)
     assert re.findall(r"(\w+),?$", header, re.MULTILINE)[1:] == names
-    assert re.findall(rf"  {NAME}_memory #\(.*\) (\w+) \(", body) == [each["name"] for each in facts["memories"]]
+    assert re.findall(rf"  {NAME}_memory #\(.*\) (\w+) \(", body) == [memory["name"] for memory in facts["memories"]]
     assert f"  {NAME}_{'axi' if shell else 'axis'} unit (" in body
     netlist = TOP if sram else NAME
     assert json.loads((folder / "librelane.json").read_text())["DESIGN_NAME"] == netlist

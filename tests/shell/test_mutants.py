@@ -26,7 +26,7 @@ def replaced(tests: ModuleType) -> Iterator[str]:
 @pytest.mark.parametrize("name", TESTS)
 def test_fragments_exist(name: str) -> None:
     tests = import_module(name)
-    modules = [each for each in vars(tests).values() if isinstance(each, ModuleType)]
-    sources = [inspect.getsource(each) for each in modules if each.__name__.startswith("softmaxkit.")]
+    modules = [value for value in vars(tests).values() if isinstance(value, ModuleType)]
+    sources = [inspect.getsource(module) for module in modules if module.__name__.startswith("softmaxkit.")]
     if sources:  # else the fragments are of generated files
         assert [right for right in replaced(tests) if 1 not in [source.count(right) for source in sources]] == []

@@ -49,8 +49,8 @@ def test_version_1() -> None:
 def test_options_move_no_register(options: dict[str, Any]) -> None:
     left_out = set(range(0x20, 0x34)) if "row_length" not in options else set()
     left_out |= set(range(0x0C, 0x1C)) if "status" not in options else set()
-    found = facts(map_of(ConSmax().unit(lanes=4, max_row=100), **options).registers)
-    assert found == {at: one for at, one in VERSION_1.items() if at not in left_out}
+    registers = facts(map_of(ConSmax().unit(lanes=4, max_row=100), **options).registers)
+    assert registers == {at: one for at, one in VERSION_1.items() if at not in left_out}
 
 
 def test_the_widest_beat_fits_its_field() -> None:
@@ -74,15 +74,15 @@ def test_descriptions_name_what_a_field_does() -> None:
     ids=str,
 )
 def test_sets_of_constants(sets: int, options: dict[str, Any], count: int, readable: bool) -> None:
-    found = map_of(ConSmax().unit(lanes=2, sets=sets), **options)
-    assert [(table.name, table.address, table.words) for table in found.tables] == [
+    unit_map = map_of(ConSmax().unit(lanes=2, sets=sets), **options)
+    assert [(table.name, table.address, table.words) for table in unit_map.tables] == [
         ("high", 0x00, 16),
         ("low", 0x40, 16),
         ("offset", 0x80, 1),
         ("limit", 0x84, 1),
     ]
-    assert (found.base, found.stride, found.sets, found.readable) == (0x100, 0x100, count, readable)
-    assert found.address_bits == (0x100 * (1 + count) - 1).bit_length()
+    assert (unit_map.base, unit_map.stride, unit_map.sets, unit_map.readable) == (0x100, 0x100, count, readable)
+    assert unit_map.address_bits == (0x100 * (1 + count) - 1).bit_length()
 
 
 def test_constants_begin_after_the_registers() -> None:
@@ -93,8 +93,8 @@ def test_constants_begin_after_the_registers() -> None:
         return SimpleNamespace(lanes=2, max_row=10, sets=1, registers=registers)
 
     for count, stride in ((1, 0x40), (15, 0x40), (16, 0x40), (17, 0x80), (32, 0x80), (33, 0x100)):
-        found = map_of(words(count))
-        assert (found.base, found.stride) == (stride, stride)
+        unit_map = map_of(words(count))
+        assert (unit_map.base, unit_map.stride) == (stride, stride)
     assert map_of(words(4, 32)).base == 0x40
     with pytest.raises(ValueError, match="up to 33 bits, a register of AXI4-Lite 32"):
         map_of(words(4, 33))

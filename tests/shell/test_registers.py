@@ -31,7 +31,7 @@ class RegisterModel:
 
     def __init__(self, registers: RegisterMap) -> None:
         self.map, self.words = registers, dict[int, int]()
-        self.fields = {each.address: each.fields for each in registers.registers}
+        self.fields = {register.address: register.fields for register in registers.registers}
 
     def constant(self, address: int) -> int | None:
         """Return the width of the constant at an address; None if there is none."""
@@ -40,7 +40,7 @@ class RegisterModel:
             return None
         for table in self.map.tables:
             if table.address <= offset % self.map.stride < table.address + 4 * table.words:
-                return max(each.bits for each in self.map.tables)
+                return max(constant.bits for constant in self.map.tables)
         return None
 
     def write(self, address: int, word: int, strobe: int) -> int:
@@ -76,7 +76,7 @@ class RegisterModel:
 
 def addresses(registers: RegisterMap) -> list[int]:
     """Return the addresses of all registers, of some constants, and some where nothing is mapped."""
-    places = [each.address for each in registers.registers]
+    places = [register.address for register in registers.registers]
     for of_set in range(registers.sets):
         first = registers.base + of_set * registers.stride
         places += [first + table.address + 4 * (table.words - 1) for table in registers.tables]
@@ -90,7 +90,7 @@ def check_random_accesses(top: Shell, pause: float, cycles: int, seed: int = 0) 
     """Write and read at random addresses and check the responses, with occasional resets."""
     rng, model = random.Random(seed), RegisterModel(top.map)
     bus, places = Manager(top.s_axil, pause, rng), addresses(top.map)
-    bus.reads = [each.address for each in top.map.registers]  # as they are after a reset
+    bus.reads = [register.address for register in top.map.registers]  # as they are after a reset
     expected: dict[str, list[Any]] = {"b": [], "r": [model.read(place) for place in bus.reads]}
 
     def cycle(at: int, context: Any) -> bool:
@@ -109,9 +109,9 @@ def check_random_accesses(top: Shell, pause: float, cycles: int, seed: int = 0) 
                     expected["b"].append(model.write(place, word, strobe))
             else:  # words of the copy are unknown until they are written
                 known = [
-                    each
-                    for each in places
-                    if not model.constant(each & ~3) or each & ~3 in model.words or not model.map.readable
+                    address
+                    for address in places
+                    if not model.constant(address & ~3) or address & ~3 in model.words or not model.map.readable
                 ]
                 for _ in range(rng.choice([1, 5])):
                     bus.reads.append(rng.choice(known))
@@ -179,7 +179,7 @@ def check_loading(options: dict[str, Any], pause: float, seed: int = 0, groups: 
     """Write groups of constants, and check what the unit receives."""
     top, rng = small_shell(**options), random.Random(seed)
     words, bus, sink = top.unit.registers, Manager(top.s_axil, pause, rng), Sink(top.configuration, pause, rng)
-    load = next(each.address for each in top.map.registers if each.name == "constants")
+    load = next(register.address for register in top.map.registers if register.name == "constants")
     copy, expected, written = dict[int, int](), list[int](), 0
 
     def cycle(at: int, context: Any) -> bool | None:

@@ -51,9 +51,11 @@ def run(spec: Spec, options: ShellOptions, outputs: int, traffic: Any = TRAFFIC,
         if unit.sets > 1:  # tags beyond the last set take set 0
             own[unit.sets :] = [own[0]] * (options.tags - unit.sets)
         given_sets = own[: unit.sets] if unit.sets > 1 else own
-        first = [write for tag, each in enumerate(given_sets) for write in constant_writes(bench, unit, each, tag)]
+        first = [
+            write for tag, constants in enumerate(given_sets) for write in constant_writes(bench, unit, constants, tag)
+        ]
         first.append((address_of(bench, "constants"), 1))
-    for each in traffic:
+    for pattern in traffic:
         segments: list[Any] = []
         turns = 8 if options.row_length else 2
         for turn in range(turns):
@@ -66,7 +68,7 @@ def run(spec: Spec, options: ShellOptions, outputs: int, traffic: Any = TRAFFIC,
                 rows = rows_for(unit, examples[0], options, share, random, unit.holds_rows and options.status)
             segments.append((loaded, rows))
         given = shell_stream(bench, unit, options, segments, random, first)
-        outcome = simulator.run(given, each)
+        outcome = simulator.run(given, pattern)
         assert outcome.faults(given) == []
         compared += int(given.positions[: outcome.compared].sum())
     return compared
@@ -218,7 +220,7 @@ def test_cycles_of_a_change_of_tag(method: str, where: str) -> None:
     rows.beats[:], rows.tags[:] = length // 2, np.arange(count) % 2
     rows.attended[:], rows.kept[:] = True, np.arange(positions) < length
     own = [examples[0], examples[1]]
-    first = [write for tag, each in enumerate(own) for write in constant_writes(bench, unit, each, tag)]
+    first = [write for tag, constants in enumerate(own) for write in constant_writes(bench, unit, constants, tag)]
     first.append((address_of(bench, "constants"), 1))
     given = shell_stream(bench, unit, options, [(own, rows)], random, first)
     outcome = Verilated(bench, fast=False).run(given, Traffic(), cycles=True)

@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
         spec = method_class(method)()
         unit, examples = spec.unit(lanes=2, max_row=24, storage=storage), spec.examples()
         sets = examples if unit.registers is not None else examples[:1]
-        segments = [(each, random_rows(unit, each, 200, np.random.default_rng(1))) for each in sets]
+        segments = [(constants, random_rows(unit, constants, 200, np.random.default_rng(1))) for constants in sets]
         folder = tmp_path_factory.mktemp("shell") / "folder"
         export(unit, NAME, folder, segments, shell=ShellOptions(**KINDS[kind]) if kind else None, sram=sram or None)
         return folder
@@ -123,7 +123,7 @@ def test_lint_is_clean(method: str, kind: str, exported: Any) -> None:
     folder = exported(method, kind)
     assert make(folder, "lint") == (0, "")
     waived = [re.findall(r"-W\w+-?\w+", line) for line in (folder / "Makefile").read_text().splitlines()]
-    assert {tuple(each) for each in waived if "-Wall" in each} == {("-Wall", "-Wno-UNOPTFLAT")}
+    assert {tuple(flags) for flags in waived if "-Wall" in flags} == {("-Wall", "-Wno-UNOPTFLAT")}
     core = (folder / f"{NAME}.core").read_text()
     assert re.findall(r"verilator_options: (.*)", core) == ["[-Wall, -Wno-UNOPTFLAT]"] * 2
 

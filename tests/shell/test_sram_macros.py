@@ -116,7 +116,7 @@ def test_the_choice() -> None:
     wide = method_class(method)().unit(lanes=16, max_row=100, storage="memory")
     assert choose_macro("sky130", wide).width == 32
     macro = SramMacro("m", 8, 16, 8)
-    assert [macro.count(*each) for each in ((8, 16), (9, 16), (8, 17), (17, 33))] == [1, 2, 2, 9]
+    assert [macro.count(*size) for size in ((8, 16), (9, 16), (8, 17), (17, 33))] == [1, 2, 2, 9]
     assert (macro.masks, SKY130[0].masks, SKY130[1].masks) == (0, 4, 0)
 
 

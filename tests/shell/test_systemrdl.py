@@ -56,14 +56,16 @@ def test_a_compiler_reads_the_map(method: str, options: dict[str, Any], tmp_path
     registers = registers_of(method, options)
     if registers is None:
         pytest.skip("no constants to read back")
-    found = {}
+    nodes = {}
     for node in compiled(written(registers, tmp_path)).descendants(unroll=True):
         if isinstance(node, systemrdl.node.RegNode):
-            fields = {each.inst_name: (each.low, each.width, each) for each in node.fields()}
-            found[node.absolute_address] = (node.inst_name, fields)
-    assert [*found] == sorted(found)
+            fields = {
+                field_node.inst_name: (field_node.low, field_node.width, field_node) for field_node in node.fields()
+            }
+            nodes[node.absolute_address] = (node.inst_name, fields)
+    assert [*nodes] == sorted(nodes)
     for register in registers.registers:
-        name, fields = found.pop(register.address)
+        name, fields = nodes.pop(register.address)
         assert name == register.name
         at = 0
         for field in register.fields:
@@ -79,14 +81,14 @@ def test_a_compiler_reads_the_map(method: str, options: dict[str, Any], tmp_path
         for table in registers.tables:
             for word in range(table.words):
                 address = registers.base + of_set * registers.stride + table.address + 4 * word
-                name, fields = found.pop(address)
+                name, fields = nodes.pop(address)
                 low, width, node = fields["word"]
                 assert (name, low, width) == (table.name, 0, table.bits)
                 assert (node.is_sw_writable, node.is_sw_readable) == (True, registers.readable)
                 # A copy has all bits of the widest word, also of a narrower one: what is written is read.
                 declared = sum(width for _, width, _ in fields.values())
                 assert declared == (registers.data_bits if registers.readable else table.bits)
-    assert not found
+    assert not nodes
 
 
 def test_exports_of_peakrdl(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_exports_of_peakrdl(tmp_path: Path) -> None:
     for exporter in ("peakrdl_html", "peakrdl_ipxact", "peakrdl_cheader"):
         pytest.importorskip(exporter)
     maps = [registers_of(method, OPTIONS["tags"]) for method in ALL_METHODS]
-    registers = next(each for each in maps if each is not None and each.sets > 1)
+    registers = next(candidate for candidate in maps if candidate is not None and candidate.sets > 1)
     written(registers, tmp_path)
     makefile = (files("softmaxkit.flow") / "templates" / "shell.mk.j2").read_text()
     commands = [line.split("$(PEAKRDL) ")[1] for line in makefile.splitlines() if "\t$(PEAKRDL)" in line]

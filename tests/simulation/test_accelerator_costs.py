@@ -68,7 +68,7 @@ def test_a_recorded_memory_costs_what_its_record_says() -> None:
         (result,) = json.loads(path.read_text())["results"]
         spec = Spec.from_json(result["spec"])
         own = Costs(EDGE, spec, "token", EngineSizes(result["lanes"], 8, 64, 1024), result["max_row"], Path("results"))
-        energy = sum(each for _, each in own.unit_memories.values())
+        energy = sum(picojoules for _, picojoules in own.unit_memories.values())
         idle = sum(made.across * made.macro.idle for made, _ in own.unit_memories.values()) / result["lanes"]
         recorded = result["memory_energy_pj_per_element"]
         assert recorded <= energy <= recorded + idle + 1e-9, path.name

@@ -99,9 +99,9 @@ def engine(name: str, keys: int, columns: int = 16) -> Engine:
 def test_the_package_has_a_component_for_each_unit(tmp_path: Path, records: Path, load: Any) -> None:
     components = write(tmp_path / "out", records, 1024)
     module = load(tmp_path / "out")
-    classes = [each for each in vars(module).values() if isinstance(each, type) and hasattr(each, "component_name")]
-    assert {each.__name__ for each in classes} == {*CLASSES}
-    assert {each.component_name for each in classes} == {*components}
+    classes = [value for value in vars(module).values() if isinstance(value, type) and hasattr(value, "component_name")]
+    assert {component.__name__ for component in classes} == {*CLASSES}
+    assert {component.component_name for component in classes} == {*components}
     assert module.SoftmaxConsmaxElement.score_j == MADE["energy_pj_per_element"] * 1e-12
     assert PACKAGE in (tmp_path / "out" / "pyproject.toml").read_text()
 
@@ -174,7 +174,9 @@ def test_the_waits_in_the_docs(tmp_path: Path, records: Path, load: Any) -> None
         units = [getattr(module, DOC_ROWS[label])(1024, waits=waits) for waits in (False, True)]
         softmax = [1024 / unit.compute().throughput for unit in units]
         assert (
-            doc_tables.wrong(cells, [1e6 * seconds for seconds in (*softmax, *(products + each for each in softmax))])
+            doc_tables.wrong(
+                cells, [1e6 * seconds for seconds in (*softmax, *(products + duration for duration in softmax))]
+            )
             == []
         )
 

@@ -41,7 +41,7 @@ def without_deferred(records: Path) -> Path:
     """Remove the records of the deferred pipeline."""
     path = records / "accelerator" / "arrays-made.json"
     results = json.loads(path.read_text())["results"]
-    path.write_text(json.dumps({"results": [each for each in results if each["pipeline"] != "deferred"]}))
+    path.write_text(json.dumps({"results": [result for result in results if result["pipeline"] != "deferred"]}))
     return records
 
 

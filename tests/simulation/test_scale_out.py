@@ -29,7 +29,7 @@ def state_numbers(spec: Spec, **known: Any) -> int:
     parameters = spec.sample_parameters(5, 1.0)
     state = spec.partial(**{**parameters, **known}).update(scores, values=values)
     arrays = [getattr(state, field.name) for field in fields(state)]
-    return sum(each.size for each in arrays if isinstance(each, np.ndarray))
+    return sum(array.size for array in arrays if isinstance(array, np.ndarray))
 
 
 @pytest.mark.parametrize("method", ALL_METHODS)
@@ -60,10 +60,10 @@ def test_chips_wait_for_their_exchanges() -> None:
     assert (one["exchanges"], one["sent_bytes"], one["waiting_seconds"]) == (0, 0, 0.0)
     message = 4 * (workload.channels + 2) * workload.heads
     step = 1e-9 * hardware.links.latency_ns + message / (1e9 * hardware.links.bandwidth_gb_per_s)
-    for each, steps in ((two, 1), (three, 2), (many, 10)):
-        assert each["waiting_seconds"] == pytest.approx(workload.layers * steps * step)
-        assert each["sent_bytes"] == workload.layers * steps * message * each["chips"]
-        assert each["seconds"] == each["computing_seconds"] + each["waiting_seconds"]
+    for result, steps in ((two, 1), (three, 2), (many, 10)):
+        assert result["waiting_seconds"] == pytest.approx(workload.layers * steps * step)
+        assert result["sent_bytes"] == workload.layers * steps * message * result["chips"]
+        assert result["seconds"] == result["computing_seconds"] + result["waiting_seconds"]
     assert one["computing_seconds"] > two["computing_seconds"] > many["computing_seconds"]
 
 

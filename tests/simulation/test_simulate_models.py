@@ -87,7 +87,7 @@ def test_more_of_anything_never_takes_longer() -> None:
         for phase in ("prompt", "generation"):
             slower: list[int] | None = None
             for value in values:
-                cycles = [each["cycles"] for each in results(changed(chip, **{key: value}), phase=phase)]
+                cycles = [result["cycles"] for result in results(changed(chip, **{key: value}), phase=phase)]
                 assert slower is None or all(new <= old for new, old in zip(cycles, slower, strict=True)), (key, value)
                 slower = cycles
 
@@ -132,10 +132,10 @@ def test_a_row_unit_waits_and_an_element_unit_does_not() -> None:
 
 def test_the_largest_takes_seconds() -> None:
     began = time.monotonic()
-    found = results(read_hardware("tpu-like"), PUBLISHED["llama-70b"], "prompt", contexts=[1 << 20])
-    found += results(read_hardware("tpu-like"), PUBLISHED["llama-70b"], contexts=[1 << 20])
+    simulated = results(read_hardware("tpu-like"), PUBLISHED["llama-70b"], "prompt", contexts=[1 << 20])
+    simulated += results(read_hardware("tpu-like"), PUBLISHED["llama-70b"], contexts=[1 << 20])
     assert time.monotonic() - began < 10
-    assert all(each["cycles"] > 1e6 for each in found)
+    assert all(result["cycles"] > 1e6 for result in simulated)
 
 
 def test_energy_is_that_of_the_parts(tmp_path: Path) -> None:

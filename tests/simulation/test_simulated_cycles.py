@@ -107,7 +107,7 @@ def test_a_timeline_shows_the_last_queries_of_jobs(queries: Queries) -> None:
 
 def test_rows_longer_than_the_engine_follow_from_its_own() -> None:
     chosen = random.Random(3)
-    for spec, pipeline in [(each, pipeline) for each in SPECS for pipeline in pipelines_of(each)]:
+    for spec, pipeline in [(method, pipeline) for method in SPECS for pipeline in pipelines_of(method)]:
         attention = Attention.of(spec, 16)
         short, long = (Pace(Engine(attention, 8, 8, keys, pipeline=pipeline)) for keys in (512, 2048))
         for keys in (600, 1024, chosen.randint(513, 2048)):

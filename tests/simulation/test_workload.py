@@ -143,7 +143,7 @@ def test_layers_left_out_are_on_screen_page_and_record(tmp_path: Path, capsys: p
             assert expected in out
             assert f"{expected}." in page.read_text(encoding="utf-8")
         results = json.loads(record.read_text(encoding="utf-8"))["results"]
-        assert [(each.get("layers"), each.get("left_out")) for each in results] == [
+        assert [(result.get("layers"), result.get("left_out")) for result in results] == [
             (None, None) if context == "64" else (1, {"with windows": 2}) for context in contexts
         ]
 

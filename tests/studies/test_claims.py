@@ -218,10 +218,10 @@ def test_verdicts_depend_on_the_figures(folder: Path, claim: str, verdict: str, 
             for change in changes:
                 change(result)
         (folder / file).write_text(json.dumps(record))
-    found = finding(folder, claim)
-    assert found["verdict"] == verdict
-    assert found["measured"]
-    assert found["why"]
+    judgement = finding(folder, claim)
+    assert judgement["verdict"] == verdict
+    assert judgement["measured"]
+    assert judgement["why"]
 
 
 def test_the_record_of_the_papers_ratios_has_all_judged_figures() -> None:

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 def generated(method: str, pipeline: str) -> list[dict[str, Any]]:
     """Return the results of a token of GPT-2 at contexts of 1k, 16k and 128k."""
     name = method.split(",")[0].lower()
-    found = {
+    by_context = {
         r["context"]: r
         for r in results("accelerator/generation-gpt2.json")
         if (r["method"], r["pipeline"]) == (name, pipeline)
     }
-    return [found[1024 * context] for context in (1, 16, 128)]
+    return [by_context[1024 * context] for context in (1, 16, 128)]
 
 
 def test_pipelines_in_the_docs() -> None:
@@ -77,8 +77,8 @@ def test_engines_in_verification() -> None:
     for result in record["results"]:
         title = record["methods"][result["method"]]["title"]
         counts = measured.setdefault((title, result["pipeline"]), [0, 0, 0, 0])
-        found = (result["compared"], result["mismatches"], result["cycles"], 1)
-        counts[:] = [total + one for total, one in zip(counts, found, strict=True)]
+        figures = (result["compared"], result["mismatches"], result["cycles"], 1)
+        counts[:] = [total + one for total, one in zip(counts, figures, strict=True)]
     table = rows("docs/accelerator.md", "| method | pipeline | outputs | different | cycles |")
     assert len(table) == len(measured)
     for method, pipeline, *cells in table:

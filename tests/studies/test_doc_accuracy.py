@@ -42,13 +42,13 @@ TASK_METHODS = {
 def task_changes(records: tuple[str, ...], label: str) -> list[float]:
     """Return the changes of a task's accuracy in integers, by seed; none if the method was not run on it."""
     method, variant, trained = TASK_METHODS[label]
-    found = {
+    by_seed = {
         r["seed"]: r["change_points"]
         for name in records
         for r in measured(f"tasks/{name}.json", method, variant, "integer")
         if trained in ("", r["trained"])
     }
-    return [found[seed] for seed in sorted(found)]
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def test_fine_tuned_encoders() -> None:
@@ -66,13 +66,13 @@ def test_fine_tuned_encoders() -> None:
 def test_the_baselines_of_encoders() -> None:
     text = " ".join((ROOT / PAGE).read_text(encoding="utf-8").split())
     for task in ("polarity", "mrpc"):
-        found = [
+        accuracies = [
             r["accuracy_percent"]
             for r in results(f"tasks/{task}.json")
             if (r["method"], r["mode"]) == ("exact", "float")
         ]
         name = "MRPC" if task == "mrpc" else task
-        assert f"{mean(found):.2f} ± {stdev(found):.2f}% ({name})" in text
+        assert f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f}% ({name})" in text
 
 
 def test_the_demo() -> None:
@@ -103,8 +103,8 @@ def test_the_demo_on_shakespeare() -> None:
     assert [label for label, *_ in table] == [*SHAKESPEARE]
     records = ("toy/tinyshakespeare.json", "toy/tinyshakespeare-seed-1.json")
     for label, *cells in table:
-        found = [measured(record, *SHAKESPEARE[label], "integer") for record in records]
-        assert cells == [change(result["loss_change_percent"]) for (result,) in found], label
+        runs = [measured(record, *SHAKESPEARE[label], "integer") for record in records]
+        assert cells == [change(result["loss_change_percent"]) for (result,) in runs], label
     text = " ".join((ROOT / PAGE).read_text(encoding="utf-8").split())
     assert f"gives exact softmax {results(records[0])[0]['loss_nats']:.4f} nats" in text
     (consmax,) = measured(records[0], "consmax", "", "integer")
@@ -130,9 +130,9 @@ def test_similarity() -> None:
     table = rows(PAGE, "| rank correlation, % | 2015 headlines | 2014 images | 2012 MSRpar | 2014 OnWN |")
     assert [label for label, *_ in table] == [*SIMILARITY_METHODS]
     for label, *cells, average in table:
-        found = {r["task"]: r for r in measured("tasks/sts.json", *SIMILARITY_METHODS[label])}
-        assert wrong(cells, [found[task]["spearman_percent"] for task in SIMILARITY_TASKS]) == [], label
-        changes = mean(found[task]["change_points"] for task in SIMILARITY_TASKS)
+        by_task = {r["task"]: r for r in measured("tasks/sts.json", *SIMILARITY_METHODS[label])}
+        assert wrong(cells, [by_task[task]["spearman_percent"] for task in SIMILARITY_TASKS]) == [], label
+        changes = mean(by_task[task]["change_points"] for task in SIMILARITY_TASKS)
         assert average == ("" if label.endswith("in float") else change(changes, 1).strip("%")), label
 
 
@@ -162,11 +162,11 @@ def test_long_rows() -> None:
     table = rows(PAGE, "| loss change, integers | up to 256 keys |")
     assert [label for label, *_ in table] == [*ROW_LENGTH_METHODS]
     for label, *cells, sums in table:
-        found = {
+        by_context = {
             r["settings"]["recipe.context"]: r
             for r in measured("studies/row-length-smollm2.json", *ROW_LENGTH_METHODS[label])
         }
-        short, middle, long = (found[context] for context in (256, 1024, 4096))
+        short, middle, long = (by_context[context] for context in (256, 1024, 4096))
         if label.endswith("nats"):
             assert cells == [f"{r['loss_nats']:.4f}" for r in (short, middle, long)]
             assert sums == "1"

@@ -51,13 +51,13 @@ def times(record: str, label: str) -> list[dict[str, Any] | None]:
     """Return a contender's results of one thread, in the order of `SHAPES`."""
     method, variant, storage, *in_bfloat16 = CONTENDERS[label]
     dtype = in_bfloat16[0] if in_bfloat16 else "float32"
-    found = {
+    by_shape = {
         tuple(r["shape"]): r
         for r in results(record)
         if (r["method"], r.get("variant", ""), r.get("storage", ""), r["threads"]) == (method, variant, storage, 1)
         and r.get("dtype", "float32") == dtype  # the Xeon's record was made without bfloat16
     }
-    return [found.get(tuple(shape)) for shape in SHAPES]
+    return [by_shape.get(tuple(shape)) for shape in SHAPES]
 
 
 def milliseconds(result: dict[str, Any] | None) -> str:
@@ -144,7 +144,7 @@ def test_rows_in_the_docs(record: str, head: str, count: int) -> None:
     assert len(table) == count
     for label, *cells in table:
         for cell, shape in zip(cells, ROW_SHAPES, strict=True):
-            (found,) = (
+            (result,) = (
                 r
                 for r in results(f"speed/{record}.json")
                 if (r["method"], r.get("variant", ""), r.get("storage", "")) == ROW_CONTENDERS[label]
@@ -152,8 +152,8 @@ def test_rows_in_the_docs(record: str, head: str, count: int) -> None:
                 and r.get("dtype", "float32") == dtype
             )
             into, new = cell.split(" / ")
-            assert shows(into, found["speedup_over_torch"]), (record, label, shape)
-            assert shows(new, found["speedup_over_torch_new_memory"]), (record, label, shape)
+            assert shows(into, result["speedup_over_torch"]), (record, label, shape)
+            assert shows(new, result["speedup_over_torch_new_memory"]), (record, label, shape)
 
 
 CARD_CONTENDERS = {
@@ -242,7 +242,7 @@ def test_outlier_channels_in_the_docs(tmp_path: Path, monkeypatch: pytest.Monkey
     kinds = dict.fromkeys(result["outliers"] for result in measured if "outliers" in result)
     for (label, *cells, without), kind in zip(table, kinds, strict=True):
         *cached, alone = (result for result in measured if result.get("outliers") == kind)
-        values = [each[f"{figure}_error_percent"] for each in cached for figure in ("scores", "results")]
+        values = [result[f"{figure}_error_percent"] for result in cached for figure in ("scores", "results")]
         assert wrong([cell.rstrip("%") for cell in ", ".join(cells).split(", ")], values) == [], label
         assert shows(without.partition(" (")[0], alone["results_error_percent"]), label
         assert (alone["backend"] == "torch") == ("float32 takes over" in without)
@@ -270,14 +270,14 @@ def test_table_formats_in_the_docs() -> None:
     forms: list[dict[str, Any]] = [{}, {"constant": "multiplied"}, {"tables": "shift"}]
     codes, whole = np.arange(-128, 128), ConSmax(tables="whole")
     for (label, *cells), form in zip(table, forms, strict=True):
-        found = []
+        errors = []
         for table_format in (BF16, FP16, *(UQ(0, bits) for bits in (6, 7, 8, 9, 10, 12))):
             spec = ConSmax(table_format=table_format, **form)
             constants = spec.constants()
             nearest = whole.golden(codes, None, whole.constants(scale=constants.real_scale))
             off = abs(spec.golden(codes, None, constants) - nearest)
-            found.append(f"{off.max()} ({(off > 0).sum()})")
-        assert cells == found, label
+            errors.append(f"{off.max()} ({(off > 0).sum()})")
+        assert cells == errors, label
 
 
 def test_accuracy_of_caches_in_the_docs() -> None:

@@ -35,7 +35,7 @@ def test_every_table_of_figures_is_held_to_something() -> None:
     heads = tables_of_figures()
     assert len(heads) > 40
     assert [head for head in heads if not head.startswith(tuple(begun))] == []
-    assert [head for head in HELD_ELSEWHERE if not any(each.startswith(head) for each in heads)] == []
+    assert [head for head in HELD_ELSEWHERE if not any(title.startswith(head) for title in heads)] == []
 
 
 @pytest.mark.parametrize("page", ["accelerator", "silicon", "speed"])

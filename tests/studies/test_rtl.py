@@ -86,8 +86,8 @@ def test_loadable_heads_share_a_unit_that_runs_with_all_of_them(tmp_path: Path) 
     unit = WHOLE.unit(lanes=1, max_row=8)
     first, second = sets(tmp_path)
     assert (first["heads"], second["heads"]) == (["layer2-head0", "layer2-head2"], ["layer2-head1"])
-    for each, head in ((first, HEADS[0]), (second, HEADS[1])):
-        assert [tuple(write) for write in each["writes"]] == unit.writes(head.constants)
+    for constant_set, head in ((first, HEADS[0]), (second, HEADS[1])):
+        assert [tuple(write) for write in constant_set["writes"]] == unit.writes(head.constants)
     lines = (tmp_path / "writes.hex").read_text().splitlines()
     # Two sets of constants with random rows, then every head with its own rows, then both sets with rows near maxima.
     assert len(lines) == 7 * len(unit.writes(HEADS[0].constants))

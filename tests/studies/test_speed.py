@@ -53,8 +53,11 @@ def test_the_record_has_ratios_and_errors_for_every_shape_and_thread(tmp_path: P
 def test_the_processor_has_a_name_and_its_instructions(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text("processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512vbmi amx_int8\n\n")
-    found = processor(file)
-    assert (found["name"], found["instructions"]) == ("Some CPU", ["avx2", "avx512f", "avx512_vbmi", "amx_int8"])
+    description = processor(file)
+    assert (description["name"], description["instructions"]) == (
+        "Some CPU",
+        ["avx2", "avx512f", "avx512_vbmi", "amx_int8"],
+    )
     assert processor(tmp_path / "none")["instructions"] == []
 
 

@@ -245,7 +245,7 @@ def test_flip_flops_with_two_outputs_and_other_resets(tmp_path: Path) -> None:
 
     both = replace(plain, pins=plain.pins | {"QN": inverted}, arcs=plain.arcs + arcs, energy={("QN", "CLK"): table})
     high = replace(cleared, state=cleared.state._replace(clear="RESET_B"))
-    others = {name: each for name, each in sky.cells.items() if each.state is None}
+    others = {name: library_cell for name, library_cell in sky.cells.items() if library_cell.state is None}
     library = replace(sky, cells=others | {both.name: both, high.name: high})
     assert f"cell ({both.name})" in to_liberty(library)
     front = mapping_scripts(Source("top", {"design.v": ""}), library, 5.0)["front.ys"]
