@@ -38,8 +38,8 @@ if INTERPRETED and find_spec("triton"):
 
     def patch_what_is_not_patched(function: Any, patch: Any = interpreter._patch_lang) -> Any:
         """Triton's interpreter looks through its language at every call of a function: a third of the tests' time."""
-        found = (x for x in function.__globals__.values() if x is language or x is language.core)
-        return patch(function) if any(language.core.is_builtin(x.load) for x in found) else None
+        modules = (x for x in function.__globals__.values() if x is language or x is language.core)
+        return patch(function) if any(language.core.is_builtin(x.load) for x in modules) else None
 
     interpreter._patch_lang = patch_what_is_not_patched
 

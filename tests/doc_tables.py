@@ -17,15 +17,15 @@ def results(name: str) -> list[dict[str, Any]]:
 def rows(page: str, head: str, section: str = "") -> list[list[str]]:
     """Return the cells of every table of a page, or of a section of it, whose first line begins so, without the first
     two lines."""
-    found = []
+    cells = []
     text = (ROOT / page).read_text(encoding="utf-8")
     if section:
         (text,) = (part for part in re.split(r"^#+ ", text, flags=re.MULTILINE) if part.startswith(f"{section}\n"))
     for block in text.split("\n\n"):
         lines = block.splitlines()
         if lines and lines[0].startswith(head):
-            found += [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return found
+            cells += [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return cells
 
 
 def shows(cell: str, value: float) -> bool:

@@ -47,10 +47,10 @@ def methods(scores: float = SCORES, values: float = VALUES, distances: float = D
 def truth(spec: Any, numbers: dict[str, Any], given: list[Tensor], mask: Tensor | None = None) -> Tensor:
     """Return attention of two heads of 64 channels in float64."""
     query, key, value = (x.double() for x in given)
-    found: Tensor = spec.module(heads=2, **numbers)(query @ key.mT / 8, mask) @ value
-    return found.detach()
+    result: Tensor = spec.module(heads=2, **numbers)(query @ key.mT / 8, mask) @ value
+    return result.detach()
 
 
-def error(found: Tensor, exact: Tensor) -> float:
+def error(result: Tensor, exact: Tensor) -> float:
     """Return the root mean square of a difference over that of what is exact."""
-    return ((found - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()
+    return ((result - exact).square().mean().sqrt() / exact.square().mean().sqrt()).item()

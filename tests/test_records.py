@@ -119,7 +119,7 @@ def test_no_record_names_a_place_of_the_machine_that_made_it() -> None:
         return [value] if isinstance(value, str) else []
 
     places = ("/tmp/", "/home/", "/root/", "/work/", "/mnt/")
-    named = {name: found for name, file in FILES.items() if (found := [x for x in texts(file) if x.startswith(places)])}
+    named = {name: paths for name, file in FILES.items() if (paths := [x for x in texts(file) if x.startswith(places)])}
     assert named == {}
 
 

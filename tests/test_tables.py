@@ -60,8 +60,8 @@ def test_the_bound_of_the_reciprocal_has_a_term_for_each_cause() -> None:
         last = 2.0**-bits
         for rounding, final in (("nearest", last), ("floor", 2 * last)):
             terms = 1 / (2 * segments**2), last / 4, final, last / 8
-            found = Reciprocal(segments, bits).relative_error(rounding)  # type: ignore[arg-type]
-            assert found == pytest.approx(sum(terms), rel=1e-12)
+            bound = Reciprocal(segments, bits).relative_error(rounding)  # type: ignore[arg-type]
+            assert bound == pytest.approx(sum(terms), rel=1e-12)
 
 
 @pytest.mark.parametrize(("segments", "bits"), [(8, 7), (8, 15), (64, 11), (1, 7)])

@@ -36,9 +36,9 @@ def sink_first(dtype: torch.dtype = torch.float32, sequences: int = 2) -> tuple[
     return query * 2, key.to(dtype)
 
 
-def error(query: Tensor, key: Tensor, found: Tensor) -> float:
+def error(query: Tensor, key: Tensor, decoded: Tensor) -> float:
     """Return the error of scores, without what all scores of a query have in common, over their spread."""
-    scores, difference = (query.double() @ x.double().mT for x in (key, found.double() - key))
+    scores, difference = (query.double() @ x.double().mT for x in (key, decoded.double() - key))
     spreads = (x - x.mean(-1, keepdim=True) for x in (difference, scores))
     return math.sqrt(math.prod(x.square().mean().item() ** power for x, power in zip(spreads, (1, -1), strict=True)))
 
@@ -79,8 +79,8 @@ def test_tokens_one_by_one_give_what_all_at_once_give(bits: int, dtype: torch.dt
     assert torch.equal(held(caches[0], TOKENS), held(caches[1], TOKENS))
     query, key = query[:1], key[:1]
     once = KeyValueCache(key, key, bits)
-    found, expected = (error(query, key, held(each, TOKENS)) for each in (caches[0], once))
-    assert found <= CLOSE * expected
+    actual, expected = (error(query, key, held(key_value_cache, TOKENS)) for key_value_cache in (caches[0], once))
+    assert actual <= CLOSE * expected
     of_one = encode(key, bits, *frame(key[:, :, :1], bits)).decoded(dtype)
     assert error(query, key, of_one) > 2 * expected
 
@@ -99,8 +99,8 @@ def test_pages_and_one_piece_are_equal(cuts: tuple[int, ...], bits: int) -> None
     one = KeyValueCache(key[:1, :, :200], key[:1, :, :200], bits)
     centre, factor = frame(key[:1, :, :200], bits)  # of all first keys that come together, and no later ones
     put(one, key, 200, 300)
-    for found, expected in ((one.codes[0].centre, centre), (one.codes[0].factor, factor)):
-        assert (found is None and expected is None) or torch.equal(found, expected)  # type: ignore[arg-type]
+    for actual, expected in ((one.codes[0].centre, centre), (one.codes[0].factor, factor)):
+        assert (actual is None and expected is None) or torch.equal(actual, expected)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -162,9 +162,9 @@ def test_few_keys_in_pages_that_are_copied_and_written_again(bits: int) -> None:
     every = torch.cat([key[:1, :, :23], key[:1, :, 25:]], 2)  # skipped keys count for nothing
     plain = encode(every, bits, *frame(every, bits)).decoded(torch.float32)
     table = torch.tensor([[0, 1, 5]])
-    found = pool.gather(table, torch.tensor([38]))[0]
+    gathered = pool.gather(table, torch.tensor([38]))[0]
     expected = plain[:, :, [22, *range(1, 16), *range(16), *range(16, 20), 20, 21]]
-    assert torch.equal(found, expected)
+    assert torch.equal(gathered, expected)
     rest = pool.gather(torch.arange(6, 24)[None], torch.tensor([TOKENS - 25]))[0]
     assert torch.equal(rest, plain[:, :, 23:])
 
@@ -198,7 +198,7 @@ def test_outliers_that_come_later_are_warned_of_once(together: int, first: int, 
         if paged:  # a pool is looked at after its first, third, seventh, ... write
             for _ in range(8):
                 put(cache, key, TOKENS - 64, TOKENS)
-    (text,) = [str(each.message) for each in caught]
+    (text,) = [str(warning.message) for warning in caught]
     assert f"{OUTGROWN[bits]} times as large" in text
     assert f"with {bits} bits, scores err by about {COST[bits]} or more" in text
     off = error(query, key[:, :, 150:], held(cache, TOKENS)[:, :, 150:])
@@ -244,9 +244,9 @@ def test_keys_that_are_not_finite_are_no_part_of_the_frame(bits: int) -> None:
     _, key = sink_first()
     wrong = torch.cat([key[:, :, :9], torch.full_like(key[:, :, :2], math.nan), key[:, :, 9:]], 2)
     wrong[:, 1, 10] = math.inf
-    for found, expected in zip(frame(wrong, bits), frame(key, bits), strict=True):
+    for actual, expected in zip(frame(wrong, bits), frame(key, bits), strict=True):
         if expected is not None:
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(actual, expected)
     _, late = with_late_outlier(bits, 0)
     for keys, has in ((key, False), (late, True)):
         codes = _by_torch(keys, bits, *(frame(key, bits) if not has else (None, None)))
@@ -278,7 +278,7 @@ def test_a_pool_of_few_keys_computes_attention() -> None:
     pool = pool_of(key, 4)
     for last in (1, 2, 30):
         put(pool, key, 0 if last == 1 else 1, last)
-        found = pool.attention(key[:1, :, :1], Exact(), torch.tensor([[0, 1]]), torch.tensor([last]))
+        result = pool.attention(key[:1, :, :1], Exact(), torch.tensor([[0, 1]]), torch.tensor([last]))
         keys, values = pool.gather(torch.tensor([[0, 1]]), torch.tensor([last]))
         exact = (key[:1, :, :1] @ keys.mT / 8).softmax(-1) @ values
-        torch.testing.assert_close(found, exact)
+        torch.testing.assert_close(result, exact)

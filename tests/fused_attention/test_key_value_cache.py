@@ -21,13 +21,13 @@ def test_how_far_rounding_takes_attention(queries: int) -> None:
         torch.randn(2, heads, n, 32, generator=random) for heads, n in ((4, queries), (2, 90), (2, 90))
     )
     numbers = {"beta": 3.0, "gamma": 1.0}
-    found = KeyValueCache(key, value).attention(query, ConSmax(), **numbers)
+    result = KeyValueCache(key, value).attention(query, ConSmax(), **numbers)
     wide, keys, values = (x.double() for x in (query, key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)))
     with torch.no_grad():
         weights = ConSmax().module(heads=4, **numbers)(wide @ keys.mT / 32**0.5)
     shift = wide.abs().sum(-1, keepdim=True) * keys.abs().amax(-1)[:, :, None] / 254 / 32**0.5
     bound = (weights * shift.expm1()) @ values.abs() + (weights * shift.exp()) @ values.abs().amax(-1, True) / 254
-    error = (found - weights @ values).abs()
+    error = (result - weights @ values).abs()
     assert (error <= bound * 1.01 + 1e-5).all()
     assert (error > bound / 100).any()
 
@@ -123,5 +123,5 @@ def test_integers_over_a_cache(queries: int) -> None:
     assert torch.equal(cache.attention(query, Exaq(), **options), expected)
     pool = PagedKeyValueCache(2, 16, 2, 8)
     pool.reshape_and_cache(*[tokens[0].transpose(0, 1)] * 2, torch.arange(20))
-    found = pool.attention(query, Exaq(), torch.tensor([[0, 1]]), torch.tensor([20]), **options)
-    assert torch.equal(found, expected)
+    result = pool.attention(query, Exaq(), torch.tensor([[0, 1]]), torch.tensor([20]), **options)
+    assert torch.equal(result, expected)

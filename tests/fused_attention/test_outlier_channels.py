@@ -48,10 +48,10 @@ def held(key: Tensor, bits: int, paged: bool = False) -> Tensor:
     return pool.gather(torch.arange(TOKENS // 16)[None], torch.tensor([TOKENS]))[0].expand(2, -1, -1, -1)
 
 
-def error(query: Tensor, key: Tensor, found: Tensor) -> float:
+def error(query: Tensor, key: Tensor, decoded: Tensor) -> float:
     """Return the error of scores over their spread, root mean squares."""
     scores = query.double() @ key.double().mT
-    return float((query.double() @ found.double().mT - scores).square().mean().sqrt() / scores.std())
+    return float((query.double() @ decoded.double().mT - scores).square().mean().sqrt() / scores.std())
 
 
 @pytest.mark.parametrize("balanced", [True, False])
@@ -137,9 +137,9 @@ def test_kernels_see_queries_times_the_factors(bits: int, build: str, monkeypatc
         AttentionCall.by_exponential(torch.tensor(30.0), 1e6),
         AttentionCall.by_levels(-5.0, Exaq().exponentials(-5.0)),
     ):
-        found = kernels.attend(query, keys, values, call)
-        assert torch.equal(found, kernels.attend(query * factor, other, values, call))
-        assert not torch.equal(found, kernels.attend(query, other, values, call))
+        result = kernels.attend(query, keys, values, call)
+        assert torch.equal(result, kernels.attend(query * factor, other, values, call))
+        assert not torch.equal(result, kernels.attend(query, other, values, call))
 
 
 def test_queries_whose_factors_overflow_are_computed_by_torch() -> None:
@@ -148,10 +148,10 @@ def test_queries_whose_factors_overflow_are_computed_by_torch() -> None:
     key[..., PLACE] *= 1e4
     query[..., PLACE] = 1e37
     cache = KeyValueCache(key, value)
-    found = cache.attention(query, Exaq(), clip=-5.0, scale=1e-41)
+    result = cache.attention(query, Exaq(), clip=-5.0, scale=1e-41)
     scores = query.double() @ cache.keys.double().mT * 1e-41
     exact = Exaq().module(heads=1, clip=-5.0)(scores) @ cache.values.double()
-    assert torch.allclose(found.double(), exact, atol=1e-3)
+    assert torch.allclose(result.double(), exact, atol=1e-3)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -169,8 +169,8 @@ def test_factors_go_where_the_cache_goes(bits: int) -> None:
         assert torch.equal(other.attention(query, ConSmax(), **numbers), exact)
         other.select(torch.tensor([1, 1, 0]))
         assert torch.equal(other.keys, cache.keys[[1, 1, 0]])
-        found = other.attention(query[[1, 1, 0]], ConSmax(), **numbers)
-        assert torch.equal(found, exact[[1, 1, 0]])
+        result = other.attention(query[[1, 1, 0]], ConSmax(), **numbers)
+        assert torch.equal(result, exact[[1, 1, 0]])
         other.append(scaled[[1, 1, 0]], key[[1, 1, 0]])
         assert torch.equal(other.keys[:, :, TOKENS:], other.keys[:, :, :TOKENS])
 

@@ -108,11 +108,11 @@ def test_pages_give_what_one_piece_gives(bits: int, block_size: int, shared: int
         mask[0, ..., :7] = mask[4, ..., :1030] = False  # chunks begin within a page, too
         for spec, numbers in METHODS:
             for given in (None, mask):
-                found = served.pool.attention(query, spec, served.tables, served.lengths, given, **numbers)
-                assert torch.equal(found, cache.attention(query, spec, given, lengths=served.lengths, **numbers))
-                assert found.isfinite().all()
-                assert (found[1] == 0).all()
-                assert (found[2:] != 0).any()
+                result = served.pool.attention(query, spec, served.tables, served.lengths, given, **numbers)
+                assert torch.equal(result, cache.attention(query, spec, given, lengths=served.lengths, **numbers))
+                assert result.isfinite().all()
+                assert (result[1] == 0).all()
+                assert (result[2:] != 0).any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -127,8 +127,8 @@ def test_threads_change_nothing(threads: int, bits: int) -> None:
     torch.set_num_threads(threads)
     try:
         for (spec, numbers), exact in zip((METHODS[0], METHODS[2]), expected, strict=True):
-            found = served.pool.attention(served.query(), spec, served.tables, served.lengths, **numbers)
-            assert torch.equal(found, exact)
+            result = served.pool.attention(served.query(), spec, served.tables, served.lengths, **numbers)
+            assert torch.equal(result, exact)
     finally:
         torch.set_num_threads(before)
 
@@ -150,17 +150,17 @@ def test_kernels_read_the_codes_in_their_pages(bits: int, monkeypatch: pytest.Mo
 def test_one_query_a_sequence_as_vllm_has_it() -> None:
     served = Served(8)
     spec, numbers = METHODS[0]
-    found = served.pool.attention(served.query()[:, :, 0], spec, served.tables, served.lengths, **numbers)
+    result = served.pool.attention(served.query()[:, :, 0], spec, served.tables, served.lengths, **numbers)
     assert torch.equal(
-        found, served.pool.attention(served.query(), spec, served.tables, served.lengths, **numbers)[:, :, 0]
+        result, served.pool.attention(served.query(), spec, served.tables, served.lengths, **numbers)[:, :, 0]
     )
     few = served.pool.attention(served.query()[:0], spec, served.tables[:0], served.lengths[:0], **numbers)
     assert few.shape == (0, HEADS, 1, VALUES)
     none = torch.zeros(len(LENGTHS), dtype=torch.int64)
     for spec, numbers in METHODS:
-        found = served.pool.attention(served.query(), spec, served.tables, none, **numbers)
-        assert found.shape == (len(LENGTHS), HEADS, 1, VALUES)
-        assert (found == 0).all()
+        result = served.pool.attention(served.query(), spec, served.tables, none, **numbers)
+        assert result.shape == (len(LENGTHS), HEADS, 1, VALUES)
+        assert (result == 0).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -200,8 +200,8 @@ def test_the_centre_of_a_pool_is_set_once() -> None:
             pool.reshape_and_cache(tokens, value, slots)
             centre = frame.mean(0)[None, :, None]
             expected = encode(tokens.transpose(0, 1)[None], 4, centre).decoded(torch.float32)
-            found, _ = pool.gather(torch.tensor([[0, 1, 2, 3]]), torch.tensor([64]))
-            assert torch.allclose(found, expected, atol=1e-5)
+            keys, _ = pool.gather(torch.tensor([[0, 1, 2, 3]]), torch.tensor([64]))
+            assert torch.allclose(keys, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -220,8 +220,8 @@ def test_a_pool_is_copied_and_saved(bits: int, inference: bool) -> None:
         other.copy_blocks(torch.tensor([[1, 0]]))
         key, value = (torch.ones(1, KEY_HEADS, n) for n in (CHANNELS, VALUES))
         other.reshape_and_cache(key, value, torch.tensor([0]))
-        found = other.gather(torch.tensor([[0], [1]]), torch.tensor([16, 16]))
-        assert torch.equal(found[0][0, :, 1:], found[0][1, :, 1:])
+        gathered = other.gather(torch.tensor([[0], [1]]), torch.tensor([16, 16]))
+        assert torch.equal(gathered[0][0, :, 1:], gathered[0][1, :, 1:])
 
 
 def test_bfloat16_and_inference_mode() -> None:
@@ -230,8 +230,8 @@ def test_bfloat16_and_inference_mode() -> None:
         pool = PagedKeyValueCache(3, 16, 2, 8, bits=4, dtype=torch.bfloat16)
         pool.reshape_and_cache(tokens[:10], tokens[:10], torch.arange(10))
     pool.reshape_and_cache(tokens[10:], tokens[10:], torch.arange(10, 20))
-    found = pool.attention(tokens[:1], Exact(), torch.tensor([[0, 1]]), torch.tensor([20]))
-    assert found.dtype == torch.bfloat16
+    result = pool.attention(tokens[:1], Exact(), torch.tensor([[0, 1]]), torch.tensor([20]))
+    assert result.dtype == torch.bfloat16
     assert pool.nbytes == 3 * 16 * 2 * 2 * (4 + 2)
 
 

@@ -98,16 +98,16 @@ def check(outlier: bool) -> None:
     given = inputs(outlier)
     for index, (spec, numbers, _) in enumerate(methods()):
         exact = truth(spec, numbers, [given[0][:, :, :ROWS], *given[1:]])
-        found = {
+        results = {
             (path, where): run(path, *padded(given, where), spec, numbers)
             for path in PATHS
             for where in ("none", "left", "right")
         }
         allowed = {path: FEW_ROWS * PATHS[path][index][2] for path in PATHS}
-        for (path, where), result in found.items():
+        for (path, where), result in results.items():
             assert error(result, exact) <= allowed[path], (path, where, spec)
         for (one, other), (result, another) in zip(
-            combinations(found, 2), combinations(found.values(), 2), strict=True
+            combinations(results, 2), combinations(results.values(), 2), strict=True
         ):
             bound = math.fsum(allowed[path] for path, _ in (one, other))
             difference = (result.double() - another.double()).square().mean().sqrt() / exact.square().mean().sqrt()

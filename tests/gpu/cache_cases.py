@@ -47,15 +47,15 @@ def expected(
     return float64_attention([query.double(), keys, values], spec, numbers, mask, Case()).detach()
 
 
-def assert_close(found: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool = False) -> None:
+def assert_close(result: Tensor, exact: Tensor, dtype: torch.dtype, moves: bool = False) -> None:
     """Compare whole results, or where scores may cross a level (`moves`), the median row.
 
     The matrix unit reads keys of 4 bits in bfloat16, which rounds their 12 bits to 8: that moves scores by some 1e-3,
     and with levels one key in a thousand then takes the other of two, which shows in its whole row.
     """
-    assert found.dtype == dtype
-    difference = found.double() - exact
-    rows = (-1, found.shape[-1]) if moves else (1, -1)
+    assert result.dtype == dtype
+    difference = result.double() - exact
+    rows = (-1, result.shape[-1]) if moves else (1, -1)
     sizes = exact.reshape(rows).norm(dim=-1)
     errors = difference.reshape(rows).norm(dim=-1) / sizes
     error = errors[sizes > 0].median()  # a fully masked row has no size

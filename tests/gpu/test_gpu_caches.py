@@ -63,10 +63,10 @@ def test_codes_are_read(
     for spec, numbers in METHODS:
         for seen in (None, mask) if dtype == torch.float32 and (spec, numbers) in KINDS else (mask,):
             kernels.clear()
-            found = cache.attention(query, spec, seen, **numbers)
+            result = cache.attention(query, spec, seen, **numbers)
             assert kernels == ["decode_single" if heads * queries == KEY_HEADS else "decode_split"]
             moves = isinstance(spec, Exaq) and kernels == ["decode_split"] and (bits, dtype) == (4, torch.bfloat16)
-            assert_close(found, expected(query, cache.codes, spec, numbers, seen), dtype, moves)
+            assert_close(result, expected(query, cache.codes, spec, numbers, seen), dtype, moves)
 
 
 @pytest.mark.parametrize("bits", [4, pytest.param(8, marks=pytest.mark.slow)])
@@ -91,8 +91,8 @@ def test_small_weights_in_float16_are_kept(heads: int, device: torch.device) -> 
     for bits in BITS:
         cache = KeyValueCache(key, value, bits)
         spec, numbers = ConSmax(), {"beta": 12.0, "gamma": 1.0}  # weights of 1e-5, times steps of 1e-2
-        found = cache.attention(query, spec, **numbers)
-        assert_close(found, expected(query, cache.codes, spec, numbers, None), torch.float16)
+        result = cache.attention(query, spec, **numbers)
+        assert_close(result, expected(query, cache.codes, spec, numbers, None), torch.float16)
 
 
 @pytest.mark.parametrize("bits", BITS)

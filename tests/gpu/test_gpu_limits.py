@@ -164,12 +164,12 @@ def keep(seed, output, first, COUNT: tl.constexpr):  # type: ignore[no-untyped-d
 
 def test_dropout_of_far_rows_differs(device: torch.device) -> None:
     """Of 2**20 keys, rows 4,096 apart would have the same numbers if rows and columns made one of 32 bits."""
-    seed, found = torch.tensor([7], device=device), torch.zeros(2, 4096, dtype=torch.int8, device=device)
+    seed, output = torch.tensor([7], device=device), torch.zeros(2, 4096, dtype=torch.int8, device=device)
     for place, first in enumerate((0, 4096)):
-        keep[(1,)](seed, found[place], first, 4096)
-    alike = (found[0] == found[1]).double().mean().item()
+        keep[(1,)](seed, output[place], first, 4096)
+    alike = (output[0] == output[1]).double().mean().item()
     assert abs(alike - 0.5) < 5 * 0.5 / math.sqrt(4096)
-    assert abs(found.double().mean().item() - 0.5) < 5 * 0.5 / math.sqrt(8192)
+    assert abs(output.double().mean().item() - 0.5) < 5 * 0.5 / math.sqrt(8192)
 
 
 def test_interpreters_of_older_tritons_say_which_numpy_they_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,15 +93,15 @@ def test_pages_are_read_by_the_table(
     query = torch.randn(len(LENGTHS), heads, 1, 64, generator=random).to(device, dtype)
     mask = torch.rand(len(LENGTHS), 1, 1, max(LENGTHS), generator=random).to(device) < 0.7
     spec, numbers = KINDS[0]
-    found = served.pool.attention(query[:, :, 0], spec, served.table.long(), served.lengths, **numbers)
-    assert_close(found[:, :, None], expected(query, exact_codes, spec, numbers, served.seen()), dtype)
-    assert (found[1] == 0).all()
+    result = served.pool.attention(query[:, :, 0], spec, served.table.long(), served.lengths, **numbers)
+    assert_close(result[:, :, None], expected(query, exact_codes, spec, numbers, served.seen()), dtype)
+    assert (result[1] == 0).all()
     for spec, numbers in KINDS:
         moves = isinstance(spec, Exaq) and (heads, bits, dtype) == (8, 4, torch.bfloat16)
-        found = served.pool.attention(
+        result = served.pool.attention(
             query, spec, served.table, served.lengths, mask, max_seq_len=max(LENGTHS), **numbers
         )
-        assert_close(found, expected(query, exact_codes, spec, numbers, served.seen() & mask), dtype, moves)
+        assert_close(result, expected(query, exact_codes, spec, numbers, served.seen() & mask), dtype, moves)
     assert set(kernels) == {"decode_single" if heads == KEY_HEADS else "decode_split"}
 
 
@@ -115,12 +115,12 @@ def test_wrong_tables_and_lengths_give_nan(heads: int, device: torch.device) -> 
     lengths[2], lengths[5] = -1, served.table.shape[1] * 16 + 1
     for spec, numbers in KINDS:
         exact = served.pool.attention(query, spec, served.table, served.lengths, **numbers)
-        found = served.pool.attention(query, spec, table, served.lengths, **numbers)
-        assert found[[0, 4, 5]].isnan().all()
-        assert torch.equal(found[1:4], exact[1:4])
-        found = served.pool.attention(query, spec, served.table, lengths, **numbers)
-        assert found[[2, 5]].isnan().all()
-        assert torch.equal(found[[0, 1, 3, 4]], exact[[0, 1, 3, 4]])
+        result = served.pool.attention(query, spec, table, served.lengths, **numbers)
+        assert result[[0, 4, 5]].isnan().all()
+        assert torch.equal(result[1:4], exact[1:4])
+        result = served.pool.attention(query, spec, served.table, lengths, **numbers)
+        assert result[[2, 5]].isnan().all()
+        assert torch.equal(result[[0, 1, 3, 4]], exact[[0, 1, 3, 4]])
     short = served.pool.attention(query, Exact(), served.table, served.lengths, max_seq_len=60)
     assert short[4].isnan().all()
     assert not short[:4].isnan().any()
@@ -151,10 +151,10 @@ def test_what_kernels_do_not_take_is_gathered_and_checked(device: torch.device) 
         (served, many[:, :, :1], bias),
         (wide, torch.ones(len(LENGTHS), 2, 1, 300, device=device), None),
     ):
-        found = pool.pool.attention(query, spec, pool.table, pool.lengths, mask, **numbers)
+        result = pool.pool.attention(query, spec, pool.table, pool.lengths, mask, **numbers)
         exact = expected(query, pool.codes(), spec, numbers, pool.seen())
         # Interpreted, a native kernel reads wide codes, with 16 bits of a query.
-        torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(result.double(), exact, rtol=1e-2, atol=1e-3)
         with pytest.raises(ValueError, match="pages in block_tables must be 0 to"):
             pool.pool.attention(query, spec, pool.table - 9, pool.lengths, mask, **numbers)
 
@@ -199,8 +199,8 @@ def test_few_first_keys_set_the_frame_together(bits: int, device: torch.device, 
             exact = expected(query, cache.codes, spec, numbers, None)
             assert_close(cache.attention(query, spec, **numbers), exact, torch.float32)
             seen = torch.zeros(96, dtype=torch.bool, device=device).index_fill_(0, slots[:last], True)
-            found = pool.attention(query, spec, table, length, seen[None, None, None], **numbers)
-            assert_close(found, exact, torch.float32)
+            result = pool.attention(query, spec, table, length, seen[None, None, None], **numbers)
+            assert_close(result, exact, torch.float32)
         assert len(kernels) == 2 * (1 + (last == 90))
     assert cache.codes[0].factor is not None
     assert float(cache.codes[0].factor[..., 7].max()) == 1.0

@@ -213,7 +213,7 @@ def test_modules_are_cached_and_created_outside_inference_mode() -> None:
     arguments: Any = (ConSmax(), "float", 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"), 2)
     with torch.inference_mode():
         module = module_for(*arguments)
-    assert not any(each.is_inference() or each.requires_grad for each in module.parameters())
+    assert not any(parameter.is_inference() or parameter.requires_grad for parameter in module.parameters())
     assert module_for(*arguments) is module
     per_head = {"beta": torch.tensor([3.0, 4.0]), "gamma": 1.5}
     assert module_for(ConSmax(), "float", 5, per_head, torch.device("cpu"), 2) is not module

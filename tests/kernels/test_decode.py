@@ -92,7 +92,7 @@ def weights_of(spec: Any, scores: Tensor, attended: Tensor, error: Tensor) -> tu
     step = -CLIP / (2**spec.bits - 1)
     widest = error.amax(-1, keepdim=True) + error  # the maximum errs, too
     distances = (distance + change for change in (-widest, 0.0, widest))
-    low, middle, high = ((each.clamp(CLIP, 0) / step).round().mul(step).exp() * attended for each in distances)
+    low, middle, high = ((shifted.clamp(CLIP, 0) / step).round().mul(step).exp() * attended for shifted in distances)
     return middle, low, high
 
 

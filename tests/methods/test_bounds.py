@@ -95,13 +95,13 @@ def codes_of(rng: np.random.Generator, spec: Spec, constants: Any, numbers: dict
 
 def check(draw: Callable[[random.Random], Drawn], specs: int, seed: int) -> None:
     choices, rng = random.Random(seed), np.random.default_rng(seed)
-    found = 0
-    while found < specs:
+    accepted = 0
+    while accepted < specs:
         try:
             spec, numbers = draw(choices)
         except ValueError:
             continue  # these fields do not go together
-        found += 1
+        accepted += 1
         constants = spec.constants(**numbers)
         parameters = {name: value for name, value in numbers.items() if name in spec.required}
         for keys in (1, 40, 300):

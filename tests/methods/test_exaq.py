@@ -313,6 +313,6 @@ def test_clips_that_do_not_fit_the_heads_are_refused() -> None:
 def test_clips_of_heads_may_be_sequences_arrays_or_tensors(kind: Any) -> None:
     scores, mask = head_scores()
     clips = [-2.0, -5.0, -9.0]
-    module, expected = (Exaq(share="head").module(heads=3, clip=each) for each in (kind(clips), clips))
+    module, expected = (Exaq(share="head").module(heads=3, clip=clip) for clip in (kind(clips), clips))
     assert torch.equal(module(scores, mask), expected(scores, mask))
     assert torch.equal(module.calibrated, expected.calibrated)

@@ -72,8 +72,8 @@ def test_results_are_shifted_products_of_table_entries_except_for_the_correction
     sums = golden.power_of_two(spec, slices, local).sum(-1)
     highest, total = golden.running_sum(spec, local[..., 0], sums)
     mantissa, exponent, highest = (
-        np.broadcast_to(each[:, None, None], slices.shape)
-        for each in (*spec.reciprocal_table(total, spec.rounding), highest)
+        np.broadcast_to(column[:, None, None], slices.shape)
+        for column in (*spec.reciprocal_table(total, spec.rounding), highest)
     )
     entry, whole = slices & 3, slices >> spec.input.fraction_bits
     one, half = 1 << spec.reciprocal.fraction_bits, 1 << spec.reciprocal.fraction_bits - 1
@@ -84,18 +84,22 @@ def test_results_are_shifted_products_of_table_entries_except_for_the_correction
     merged = shift_right(quarters, places + 2, spec.rounding)
     right = spec.golden(codes, None, spec.constants()).reshape(slices.shape)
     corrected, met = np.zeros(slices.shape, np.bool_), 0
-    for each in products.corrections:
-        here = (entry == each.entry) & (highest - whole == each.distance) & np.isin(local - whole, each.local)
-        here &= (mantissa == each.mantissa) & (exponent == each.exponent)
+    for correction in products.corrections:
+        here = (
+            (entry == correction.entry)
+            & (highest - whole == correction.distance)
+            & np.isin(local - whole, correction.local)
+        )
+        here &= (mantissa == correction.mantissa) & (exponent == correction.exponent)
         corrected, met = corrected | here, met + here.any()
     assert ((abs(right - merged) == 1) == corrected).all()
     assert (right == merged)[~corrected].all()
     assert met >= 4
     # The kind of a distance determines whether a correction applies, just as the distance does.
-    for each in (each for each in products.corrections if each.is_partial):
-        kinds = products.kinds()[each.entry][: each.distance + 1]
-        named = {kinds[local] for local in each.local}
-        assert tuple(local for local, kind in enumerate(kinds) if kind in named) == each.local
+    for correction in (correction for correction in products.corrections if correction.is_partial):
+        kinds = products.kinds()[correction.entry][: correction.distance + 1]
+        named = {kinds[local] for local in correction.local}
+        assert tuple(local for local, kind in enumerate(kinds) if kind in named) == correction.local
     assert not right[highest - whole >= products.distances].any()
     assert not right[places >= products.limit].any()
 
@@ -109,10 +113,10 @@ def test_rare_rows_in_gates(monkeypatch: pytest.MonkeyPatch) -> None:
     highest = np.full((1, 256), spec.input.max_code)
     after = np.pad(sparse[:1], ((0, 0), (0, 256 - sparse.shape[1])), constant_values=spec.input.min_code)
     codes = np.concatenate([highest, after])
-    segments = [(spec.constants(), rows_of_codes(each)) for each in (sparse, codes)]
+    segments = [(spec.constants(), rows_of_codes(segment)) for segment in (sparse, codes)]
     assert verify(spec.unit(lanes=1, storage="memory"), outputs=2_000, rows=segments).faults == []
     kinds = Products.kinds
-    monkeypatch.setattr(Products, "kinds", lambda self: tuple((0,) * len(each) for each in kinds(self)))
+    monkeypatch.setattr(Products, "kinds", lambda self: tuple((0,) * len(entry_kinds) for entry_kinds in kinds(self)))
     assert verify(spec.unit(lanes=1, storage="memory"), outputs=2_000, rows=segments).mismatches > 0
 
 

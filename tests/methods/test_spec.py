@@ -206,7 +206,7 @@ def test_codes_out_of_range_are_refused_unless_masked(case: Case) -> None:
 def test_deferred_rows_check_their_input_as_golden_does(case: Case) -> None:
     spec, constants, codes = case.spec, case.constants, np.zeros((2, 3), np.int64)
     spec.deferred(codes, None, constants)
-    other = next(each for each in DEFAULTS if each.spec.constants_class is not spec.constants_class)
+    other = next(default for default in DEFAULTS if default.spec.constants_class is not spec.constants_class)
     with pytest.raises(TypeError, match=f"{type(spec).__name__} requires"):
         spec.deferred(codes, None, other.constants)
     wrong = np.where(np.arange(3) == 1, spec.code_range()[1] + 1, codes)

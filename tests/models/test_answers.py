@@ -28,28 +28,31 @@ EXAMPLES = [asked("where was Ada born?", "London"), asked("where was Grace born?
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    found = learned_tokens(TEXT * 4 + "where was Ada born? " * 4, 290)
-    found.add_special_tokens({"pad_token": "[PAD]"})
-    return found
+    learned_tokenizer = learned_tokens(TEXT * 4 + "where was Ada born? " * 4, 290)
+    learned_tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    return learned_tokenizer
 
 
 def test_squad_and_json_lines_give_equal_examples(tmp_path: Path) -> None:
     lines = [
         {
             "id": "1",
-            "question": each.first,
+            "question": example.first,
             "context": TEXT,
-            "answers": {"text": each.label.texts, "answer_start": [at]},
+            "answers": {"text": example.label.texts, "answer_start": [at]},
         }
-        for each in EXAMPLES
-        if isinstance(each.label, Answers)
-        for at in each.label.starts
+        for example in EXAMPLES
+        if isinstance(example.label, Answers)
+        for at in example.label.starts
     ]
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     qas = [
-        {"question": each.first, "answers": [{"text": each.label.texts[0], "answer_start": each.label.starts[0]}]}
-        for each in EXAMPLES
-        if isinstance(each.label, Answers)
+        {
+            "question": example.first,
+            "answers": [{"text": example.label.texts[0], "answer_start": example.label.starts[0]}],
+        }
+        for example in EXAMPLES
+        if isinstance(example.label, Answers)
     ]
     (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": TEXT, "qas": qas}]}]}))
     for name in ("test.jsonl", "dev.json"):
@@ -88,15 +91,15 @@ def test_invalid_answers_are_refused(line: dict[str, Any], message: str, tmp_pat
 @pytest.mark.parametrize("length", [16, 24, 40, 200])
 def test_windows_contain_every_answer(length: int, tokenizer: Any) -> None:
     windows = Windows(EXAMPLES, tokenizer, length)
-    told = set()
+    answered = set()
     for window in windows.windows:
         assert len(window.tokens["input_ids"]) == len(window.spans) <= length
         first, last = window.tokens["start_positions"], window.tokens["end_positions"]
         if (first, last) != (0, 0):
             said = TEXT[window.spans[first, 0] : window.spans[last, 1]].strip()
             assert said == EXAMPLES[window.example].label.texts[0]  # type: ignore[union-attr]
-            told.add(window.example)
-    assert told == {0, 1}
+            answered.add(window.example)
+    assert answered == {0, 1}
     assert len(windows) == 2 or length < 200
 
 
@@ -132,20 +135,20 @@ def test_the_best_span_lies_in_the_text_is_ordered_and_short() -> None:
 class Oracle(BertForQuestionAnswering):  # type: ignore[misc, unused-ignore]
     """A model that points to the correct answers."""
 
-    told: list[tuple[int, int]]
+    positions: list[tuple[int, int]]
 
     def forward(self, input_ids: torch.Tensor, **rest: Any) -> QuestionAnsweringModelOutput:
         start, end = torch.zeros(2, *input_ids.shape)
         for row in range(len(input_ids)):
-            first, last = self.told.pop(0)
+            first, last = self.positions.pop(0)
             start[row, first], end[row, last] = 5.0, 5.0
         return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
 
-def oracle(told: list[tuple[int, int]]) -> Oracle:
+def oracle(positions: list[tuple[int, int]]) -> Oracle:
     config = BertConfig(vocab_size=320, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     model = Oracle(config)
-    model.told = told
+    model.positions = positions
     return model
 
 
@@ -154,16 +157,16 @@ def test_a_perfect_model_scores_100_percent(length: int, tokenizer: Any) -> None
     unanswered = Example("where was Bob born?", TEXT, Answers((), ()))
     for examples in (EXAMPLES, [*EXAMPLES, unanswered]):
         windows = Windows(examples, tokenizer, length).windows
-        told = [(each.tokens["start_positions"], each.tokens["end_positions"]) for each in windows]
+        positions = [(window.tokens["start_positions"], window.tokens["end_positions"]) for window in windows]
         done: list[int] = []
-        found = measure_answers(oracle(told), tokenizer, examples, length, 3, done.append)
+        metrics = measure_answers(oracle(positions), tokenizer, examples, length, 3, done.append)
         if length == 200:  # shorter windows may lack the answer and point to the first token
-            assert found == {"exact_match_percent": 100, "answer_f1_percent": 100}
+            assert metrics == {"exact_match_percent": 100, "answer_f1_percent": 100}
         assert sum(done) == len(examples)
     tokenizer.padding_side = "left"
     windows = Windows(EXAMPLES, tokenizer, 200).windows
-    told = [(each.tokens["start_positions"], each.tokens["end_positions"]) for each in windows]
-    assert measure_answers(oracle(told), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 100
+    positions = [(window.tokens["start_positions"], window.tokens["end_positions"]) for window in windows]
+    assert measure_answers(oracle(positions), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 100
     wrong = [(0, 0)] * len(windows)
     assert measure_answers(oracle(wrong), tokenizer, EXAMPLES, 200, 3, done.append)["exact_match_percent"] == 0
 

@@ -99,7 +99,7 @@ def test_a_model_warns_once_when_transformers_switches_its_methods_off(copied: C
         warnings.simplefilter("always")
         for _ in range(2):
             model.generate(inputs["input_features"][:1], **options)
-    assert sum("runs 'eager' attention and not the methods" in str(each.message) for each in caught) == 1
+    assert sum("runs 'eager' attention and not the methods" in str(warning.message) for warning in caught) == 1
     model.set_attn_implementation(NAME)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

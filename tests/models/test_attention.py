@@ -103,7 +103,7 @@ def test_fused_attention_is_close_to_float_and_falls_back_for_gradients(kind: st
         softmaxkit.set_mode(model, "fused")
         fused = model(**inputs).logits
         # Rounding queries and keys to 8 bits moves some scores to a neighbouring level; with 4 bits, levels are close.
-        error, size = (each[attended].square().mean().sqrt() for each in (fused - plain.logits, plain.logits))
+        error, size = (logits[attended].square().mean().sqrt() for logits in (fused - plain.logits, plain.logits))
         assert error <= 0.05 * size
         native = backend_name() != "torch" and spec.method in ("exaq", "consmax")
         assert torch.equal(fused, plain.logits) != native

@@ -78,8 +78,8 @@ def with_method(name: str, spec: Spec, mode: str = "fused", **numbers: Any) -> P
 def generated(model: PreTrainedModel, cache: Any, new: int = 8, **how: Any) -> tuple[Tensor, Tensor]:
     """Return tokens and their logits."""
     asked = {**PROMPT, "max_new_tokens": new, "output_logits": True, "return_dict_in_generate": True, **how}
-    found = model.generate(cache=cache, **asked)
-    return found.sequences, torch.stack(found.logits)
+    output = model.generate(cache=cache, **asked)
+    return output.sequences, torch.stack(output.logits)
 
 
 NEAR = {8: 5e-4, 4: 8e-3}
@@ -87,13 +87,14 @@ NEAR = {8: 5e-4, 4: 8e-3}
 the next, a code at the border of two may be the other, which is 16 times as far in 4 bits."""
 
 
-def check_near(found: Tensor, expected: Tensor, bits: int = 8) -> None:
-    assert torch.allclose(found, expected, atol=NEAR[bits] * expected.abs().max().item())
+def check_near(actual: Tensor, expected: Tensor, bits: int = 8) -> None:
+    assert torch.allclose(actual, expected, atol=NEAR[bits] * expected.abs().max().item())
 
 
 def check_equal(model: PreTrainedModel, cache: Any, reference: Any, bits: int = 8, **how: Any) -> None:
     """Compare with a reference that holds the same numbers."""
-    (tokens, logits), (expected, near) = (generated(model, each, **how) for each in (cache, reference))
+    tokens, logits = generated(model, cache, **how)
+    expected, near = generated(model, reference, **how)
     assert torch.equal(tokens, expected)
     check_near(logits, near, bits)
     assert cache.get_seq_length() == reference.get_seq_length()
@@ -178,8 +179,8 @@ def test_crop_reset_and_batches(bits: int) -> None:
     held = [(cache.layers[0].keys, cache.layers[1].values) for cache in caches]
     assert all(torch.equal(*pair) for pair in zip(*held, strict=True))
     with torch.no_grad():
-        found, expected = (model(rest, cache=cache).logits for cache in caches)
-    check_near(found, expected, bits)
+        logits, expected = (model(rest, cache=cache).logits for cache in caches)
+    check_near(logits, expected, bits)
     caches[0].crop(-100)
     assert caches[0].get_seq_length() == 0
     caches[0].reset()
@@ -212,14 +213,14 @@ def test_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes(dtype: torch.dtype) -> None:
     model = with_method("LlamaForCausalLM", ConSmax()).to(dtype)
-    found, expected = (
+    logits, expected = (
         generated(model, cache, new=2)[1] for cache in (QuantisedCache(model.config), rounded_cache(model))
     )
-    assert found.dtype == expected.dtype
+    assert logits.dtype == expected.dtype
     # The reference rounds what the codes stand for to bfloat16 once more: 2^-9 for each of keys, scores, weights and
     # values, in 2 layers that amplify it.
     tolerance = 0.05 if dtype == torch.bfloat16 else 1e-6
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (logits - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 def test_memory() -> None:
@@ -253,8 +254,8 @@ def test_a_cached_tensor_reads_as_a_plain_one(inference: bool) -> None:
         assert (held.shape, held.dtype, held.device) == (plain.shape, plain.dtype, plain.device)
         assert torch.equal(held.repeat_interleave(2, 1).mT, plain.repeat_interleave(2, 1).mT)
         assert torch.equal(torch.cat([plain, held], 2), torch.cat([plain, plain], 2))
-        found = scaled_dot_product_attention(query, held, held, enable_gqa=True)
-        assert torch.allclose(found, scaled_dot_product_attention(query, plain, plain, enable_gqa=True))
+        result = scaled_dot_product_attention(query, held, held, enable_gqa=True)
+        assert torch.allclose(result, scaled_dot_product_attention(query, plain, plain, enable_gqa=True))
         assert torch.equal(torch.zeros_like(plain).copy_(held), plain)
         with pytest.raises(TypeError, match="write to a clone"):
             held.add_(1)

@@ -31,18 +31,18 @@ BATCHES = [
 def log_sums(model: Any) -> dict[str, tuple[Any, Any]]:
     """Return the queries, (heads, rows, channels), and log-sums, (heads, rows), of each layer."""
     names = {module: name for name, module in model.named_modules()}
-    found: dict[str, tuple[list[Any], list[Any]]] = {}
+    by_layer: dict[str, tuple[list[Any], list[Any]]] = {}
 
     def watch(module: Any, query: Any, scores: Any, mask: Any) -> None:
         filled = scores if mask is None else scores.masked_fill(~mask, -math.inf)
-        queries, sums = found.setdefault(names[module], ([], []))
+        queries, sums = by_layer.setdefault(names[module], ([], []))
         queries.append(query.transpose(0, 1).flatten(1, 2).numpy())
         sums.append(filled.double().logsumexp(-1).transpose(0, 1).flatten(1).numpy())
 
     with torch.no_grad(), watching(watch):
         for batch in BATCHES:
             model(**batch)
-    return {name: (np.concatenate(q, 1), np.concatenate(s, 1)) for name, (q, s) in found.items()}
+    return {name: (np.concatenate(q, 1), np.concatenate(s, 1)) for name, (q, s) in by_layer.items()}
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "bert"])
@@ -136,7 +136,7 @@ def test_training_completes_the_homotopy(tmp_path: Path) -> None:
 def test_the_cheapest_choice_within_a_budget() -> None:
     errors = np.random.default_rng(0).random((5, 3)).cumsum(1)[:, ::-1].tolist()
     for budget in range(10, 21):
-        possible = [each for each in itertools.product((2, 3, 4), repeat=5) if sum(each) <= budget]
+        possible = [bits for bits in itertools.product((2, 3, 4), repeat=5) if sum(bits) <= budget]
         best = min(possible, key=lambda bits: sum(row[bit - 2] for row, bit in zip(errors, bits, strict=True)))
         assert cheapest(errors, (2, 3, 4), budget) == list(best)
     with pytest.raises(ValueError, match="a budget of 9 bits is too small for 5 layers"):
@@ -151,8 +151,8 @@ def test_layers_of_different_bits(tmp_path: Path) -> None:
     assert mix_bits(model, spec, tokens, 4.0) == [4, 4]
     bits = mix_bits(model, spec, tokens, 2.5)
     assert sorted(bits) == [2, 3]
-    found = softmaxkit.models.layers(model)
-    assert [module.spec for module in found.values()] == [replace(spec, bits=each) for each in bits]
+    layers = softmaxkit.models.layers(model)
+    assert [module.spec for module in layers.values()] == [replace(spec, bits=layer_bits) for layer_bits in bits]
     softmaxkit.set_mode(model, "integer")
     with torch.no_grad():
         logits = model(**BATCHES[0]).logits

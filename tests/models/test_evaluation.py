@@ -108,8 +108,8 @@ def test_errors_are_those_against_the_methods_own_base() -> None:
 def test_rows_without_keys_have_no_sum() -> None:
     scores = torch.zeros(1, 1, 2, 3)
     attended = torch.tensor([[True] * 3, [False] * 3]).expand_as(scores)
-    found = figures([layer_with(Exact().module(), scores, attended)])
-    assert found == {"row_sum_mean": 1, "row_sum_min": 1, "row_sum_max": 1}
+    metrics = figures([layer_with(Exact().module(), scores, attended)])
+    assert metrics == {"row_sum_mean": 1, "row_sum_min": 1, "row_sum_max": 1}
 
 
 def test_the_loss_does_not_depend_on_chunks_or_batches(windows: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +121,11 @@ def test_the_loss_does_not_depend_on_chunks_or_batches(windows: torch.Tensor, mo
     monkeypatch.setattr(evaluation, "BATCH", 1)
     losses: list[torch.Tensor] = []
     done: list[tuple[int, int]] = []
-    found = held_out_figures(model, windows, progress=lambda *counts: done.append(counts), see_losses=losses.append)
+    metrics = held_out_figures(model, windows, progress=lambda *counts: done.append(counts), see_losses=losses.append)
     assert [len(some) for some in losses] == [7, 7, 6] * 2
     assert torch.allclose(torch.cat(losses), expected, rtol=1e-4)
-    assert found["loss_nats"] == pytest.approx(expected.mean().item(), rel=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(found["loss_nats"]), rel=1e-12)
+    assert metrics["loss_nats"] == pytest.approx(expected.mean().item(), rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss_nats"]), rel=1e-12)
     assert done == [(1, 2), (2, 2)]
 
 

@@ -68,9 +68,9 @@ def test_fused_that_falls_back_to_float_warns_once(spec: Any, grad: bool, messag
         warnings.simplefilter("always")
         for _ in range(3):
             model(TOKENS)
-    found = [str(warning.message) for warning in caught if "fused" in str(warning.message)]
-    assert len(found) == 1
-    assert message in found[0]
+    messages = [str(warning.message) for warning in caught if "fused" in str(warning.message)]
+    assert len(messages) == 1
+    assert message in messages[0]
     softmaxkit.set_mode(model, "fused")  # setting the mode again repeats the warning
     with torch.set_grad_enabled(grad), pytest.warns(UserWarning, match="in float here"):
         model(TOKENS)

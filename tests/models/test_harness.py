@@ -24,7 +24,7 @@ CHOICES = (" yes", " no")
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
     """A folder with a task of two choices."""
-    lines = [json.dumps({"question": each, "label": place % 2}) for place, each in enumerate(QUESTIONS)]
+    lines = [json.dumps({"question": question, "label": place % 2}) for place, question in enumerate(QUESTIONS)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     (tmp_path / "even.yaml").write_text(
         "task: even\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
@@ -53,16 +53,16 @@ def test_accuracy_is_that_of_the_model_with_its_method(small: tuple[Any, Any], t
     model, tokenizer = small
     right = 0
     for place, question in enumerate(QUESTIONS):
-        told = []
+        log_likelihoods = []
         for choice in CHOICES:
-            context, whole = (tokenizer(each, return_tensors="pt").input_ids for each in (question, question + choice))
+            context, whole = (tokenizer(text, return_tensors="pt").input_ids for text in (question, question + choice))
             with torch.no_grad():
                 chances = model(whole[:, :-1]).logits.log_softmax(-1)[0]
             start = context.shape[1]
-            told.append(sum(chances[at - 1, whole[0, at]].item() for at in range(start, whole.shape[1])))
-        right += (told[1] > told[0]) == (place % 2)
-    found = harness_figures(model, tokenizer, ["even"], include=tasks)
-    assert found == {"even": {"acc": right / len(QUESTIONS)}}
+            log_likelihoods.append(sum(chances[at - 1, whole[0, at]].item() for at in range(start, whole.shape[1])))
+        right += (log_likelihoods[1] > log_likelihoods[0]) == (place % 2)
+    metrics = harness_figures(model, tokenizer, ["even"], include=tasks)
+    assert metrics == {"even": {"acc": right / len(QUESTIONS)}}
     assert harness_figures(model, tokenizer, ["even"], limit=2, include=tasks)["even"]["acc"] in (0.0, 0.5, 1.0)
 
 
@@ -79,5 +79,8 @@ def test_the_command(small: tuple[Any, Any], tasks: Path, capsys: pytest.Capture
     code = main(["evaluate", str(folder), "--task", "even", "--include", str(tasks), "--json", "-"])
     record = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert [(each["task"], each["mode"]) for each in record["results"]] == [("even", "float"), ("even", "integer")]
+    assert [(result["task"], result["mode"]) for result in record["results"]] == [
+        ("even", "float"),
+        ("even", "integer"),
+    ]
     assert 0 <= record["results"][0]["metrics"]["acc"] <= 1

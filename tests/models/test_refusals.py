@@ -140,7 +140,7 @@ def test_the_hint_names_all_main_inputs_of_a_model_that_has_several() -> None:
 
 def test_generated_audio_fits_a_model_of_frames() -> None:
     model = WhisperModel(WhisperConfig(**SEQUENCES, num_mel_bins=8, max_source_positions=20))
-    assert {name: tuple(each.shape) for name, each in tiny_inputs(model).items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in tiny_inputs(model).items()} == {
         "input_features": (1, 8, 40),
         "decoder_input_ids": (1, 4),
     }

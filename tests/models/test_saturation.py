@@ -67,7 +67,7 @@ def test_calibrate_reports_and_warns_of_saturated_scores(spec: Any) -> None:
     assert second <= 0.01
     # It equals the saturation in integer mode, up to the width of a bin.
     softmaxkit.set_mode(model, "integer")
-    seen = [each for batch in TOKENS for each in real_scores(model, torch.nn.functional.pad(batch, (0, 1)))]
+    seen = [layer for batch in TOKENS for layer in real_scores(model, torch.nn.functional.pad(batch, (0, 1)))]
     assert figures(seen[::2])["saturated_scores_percent"] == pytest.approx(first, rel=0.1)
 
 

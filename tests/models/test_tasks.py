@@ -42,7 +42,7 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("0\tbad\n1\tgood\n2\tfair\n")
     (tmp_path / "val.tsv").write_text("2\tso so\n")
     task = read_task(str(tmp_path))
-    assert [each.first for each in task.train] == ["bad", "good", "fair"]
+    assert [example.first for example in task.train] == ["bad", "good", "fair"]
     assert task.held_out == (Example("so so", None, 2),)
     assert task.classes == 3
     assert len(task.sampled(2, seed=0).train) == 2

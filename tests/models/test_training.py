@@ -184,9 +184,9 @@ def test_learned_constants_have_a_separate_learning_rate(text: Path, tmp_path: P
         model = softmaxkit.apply(language_model(Shape(layers=1, width=32), 16, 0), ConSmax())
         recipe = replace(QUICK, constants_rate=rate)
         curve = train(model, read_corpus(text), recipe, tmp_path / f"rate {rate}", seed=0)
-        told = [entry["constants"] for entry in curve if "constants" in entry]
+        constants = [entry["constants"] for entry in curve if "constants" in entry]
         own = {name: module.beta.tolist() for name, module in softmaxkit.models.layers(model).items()}
-        assert {name: values["beta"] for name, values in told[-1].items()} == own
+        assert {name: values["beta"] for name, values in constants[-1].items()} == own
         return max(abs(beta - 1.5) for values in own.values() for beta in values)
 
     assert moved(0.0) == 0
@@ -200,7 +200,7 @@ def test_language_models_are_causal(norm: Literal["pre", "post"]) -> None:
     changed = tokens.clone()
     changed[:, 9:] = 7
     with torch.no_grad():
-        one, other = (softmaxkit.apply(model, ConSmax())(each).logits for each in (tokens, changed))
+        one, other = (softmaxkit.apply(model, ConSmax())(batch).logits for batch in (tokens, changed))
     assert torch.equal(one[:, :9], other[:, :9])
     assert not torch.equal(one[:, 9:], other[:, 9:])
 
@@ -238,7 +238,7 @@ def test_evaluation_figures(text: Path) -> None:
     right = (logits.argmax(-1) == windows[:, 1:]).double().mean().item()
     assert held_out_figures(model, windows, every_token)["words_right_percent"] == pytest.approx(100 * right)
     seen = real_scores(model, windows[:8])
-    assert [each.scores.shape for each in seen] == [(8, 4, 16, 16)] * 4
+    assert [layer.scores.shape for layer in seen] == [(8, 4, 16, 16)] * 4
     assert figures(seen)["row_sum_mean"] == pytest.approx(1, abs=1e-6)
     assert "saturated_scores_percent" not in figures(seen)
     errors = error_series(seen)
@@ -270,8 +270,8 @@ def test_saturation_and_errors_are_measured() -> None:
             if name.endswith("c_attn.weight"):
                 parameter *= 30
     seen = real_scores(model, torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(0)))
-    found = figures(seen)
-    outside = sum(((each.scores < -32) | (each.scores > 31.75)).sum().item() for each in seen)
-    assert found["saturated_scores_percent"] == pytest.approx(100 * outside / (4 * 4 * 4 * 17 * 8))
-    assert found["saturated_scores_percent"] > 1
+    metrics = figures(seen)
+    outside = sum(((layer.scores < -32) | (layer.scores > 31.75)).sum().item() for layer in seen)
+    assert metrics["saturated_scores_percent"] == pytest.approx(100 * outside / (4 * 4 * 4 * 17 * 8))
+    assert metrics["saturated_scores_percent"] > 1
     assert max(error_series(seen)["mean_absolute_error"]) > 1e-3

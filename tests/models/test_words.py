@@ -26,9 +26,9 @@ class Vocabulary:
 
 
 def words() -> Words:
-    found = Words.of(Vocabulary(PIECES))  # type: ignore[arg-type]
-    assert found is not None
-    return found
+    word_tokens = Words.of(Vocabulary(PIECES))  # type: ignore[arg-type]
+    assert word_tokens is not None
+    return word_tokens
 
 
 def test_tokens_of_words() -> None:
@@ -38,9 +38,9 @@ def test_tokens_of_words() -> None:
 
 
 def test_unused_ids_are_not_words() -> None:
-    found = Words.of(Vocabulary(["Ġthe", None, "se"]))  # type: ignore[arg-type]
-    assert found is not None
-    assert (found.starts.tolist(), found.continues.tolist()) == ([True, False, False], [False, False, True])
+    word_tokens = Words.of(Vocabulary(["Ġthe", None, "se"]))  # type: ignore[arg-type]
+    assert word_tokens is not None
+    assert (word_tokens.starts.tolist(), word_tokens.continues.tolist()) == ([True, False, False], [False, False, True])
 
 
 def test_a_word_is_correct_if_all_its_tokens_are() -> None:
