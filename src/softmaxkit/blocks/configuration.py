@@ -157,7 +157,7 @@ def build_registers(m: Module, registers: RegisterMap, port: Any, write: Value, 
             table.address.eq(place),
             table.data.eq(port.p.data),
         ]
-        words = [each.as_signed() if register.shape.signed else each for each in table.words]
+        words = [entry.as_signed() if register.shape.signed else entry for entry in table.words]
         for index, of_set in enumerate(sets):
             of_set[register.name] = words[index * register.depth :][: register.depth]
     return [*sets]
@@ -186,7 +186,7 @@ def words_of(m: Module, name: str, sets: Sequence[Words], number: Value, *names:
     return {
         register: [
             lookup(m, f"{name}_{register}{index}", words, number)
-            for index, words in enumerate(zip(*(each[register] for each in sets), strict=True))
+            for index, words in enumerate(zip(*(registers[register] for registers in sets), strict=True))
         ]
         for register in names
     }

@@ -85,7 +85,7 @@ def segment_of(m: Module, name: str, table: PiecewiseLinear, argument: Value, ro
     start = lookup(m, f"{name}_start", _starts(table, rounding), segment)
     slopes = [-slope for slope in table.slopes] if _falls(table) else table.slopes
     curves = [
-        lookup(m, f"{name}_curve{index}", [abs(each) for each in curve], segment)
+        lookup(m, f"{name}_curve{index}", [abs(coefficient) for coefficient in curve], segment)
         for index, curve in enumerate(table.curves)
     ]
     return Points(start, lookup(m, f"{name}_slope", slopes, segment), rest, tuple(curves))

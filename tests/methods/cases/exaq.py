@@ -109,7 +109,7 @@ FAULTS = [
         "distance > threshold",
         quick=True,
     ),
-    SourceFault("surplus not subtracted", "exaq", f"{SUMS}:ACCUMULATORS", "packed", "found - surplus", "found"),
+    SourceFault("surplus not subtracted", "exaq", f"{SUMS}:ACCUMULATORS", "packed", "group_sum - surplus", "group_sum"),
     SourceFault(
         "maximum of the previous row", "exaq serial", MAXIMUM, "elaborate", "maximum(best, source.p.key), s", "best, s"
     ),
@@ -121,8 +121,8 @@ FAULTS = [
         "exaq histogram",
         f"{SUMS}:ACCUMULATORS",
         "histogram",
-        "(each == level) & mask",
-        "(each == level)",
+        "(code == level) & mask",
+        "(code == level)",
     ),
     SourceFault("sum not inverted", "exaq serial", SERIAL, "elaborate", "~source.payload", "source.payload"),
     SourceFault("sum not normalised", "exaq serial", SERIAL, "elaborate", "line & held[-1] & (rank != 0)", "0"),

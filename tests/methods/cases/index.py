@@ -95,9 +95,15 @@ NARROW = {"index": NarrowUnit(NARROW_SPEC)}
 UNIT = "methods.index.unit:Unit"
 FAULTS = [
     SourceFault(
-        "thresholds exclusive", "index", UNIT, "_levels", "each.distance <= limit", "each.distance < limit", quick=True
+        "thresholds exclusive",
+        "index",
+        UNIT,
+        "_levels",
+        "state.distance <= limit",
+        "state.distance < limit",
+        quick=True,
     ),
-    SourceFault("mask ignored", "index", UNIT, "_levels", "Mux(each.mask, ", "Mux(1, "),
+    SourceFault("mask ignored", "index", UNIT, "_levels", "Mux(state.mask, ", "Mux(1, "),
     SourceFault(
         "far scores wrap", "index", UNIT, "_levels", 'saturate(m, f"distance{lane}", below, places)', "below[:places]"
     ),

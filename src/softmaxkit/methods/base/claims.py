@@ -102,16 +102,16 @@ def results_of(record: Record, spec: Mapping[str, Any] | None = None, **fields: 
         ValueError: no result matches.
     """
     wanted = spec or {}
-    found = [
+    results = [
         result
         for result in record["results"]
         if all(result.get(name) == value for name, value in fields.items())
         and all(result["spec"].get(name) == value for name, value in wanted.items())
     ]
-    if not found:
+    if not results:
         sought = ", ".join(f"{name} {value!r}" for name, value in {**fields, **wanted}.items())
         raise ValueError(f"no result has {sought}")
-    return found
+    return results
 
 
 def only_result(record: Record, **fields: Any) -> Result:
@@ -120,10 +120,10 @@ def only_result(record: Record, **fields: Any) -> Result:
     Raises:
         ValueError: no result matches, or several do.
     """
-    found = results_of(record, **fields)
-    if len(found) > 1:
-        raise ValueError(f"expected one result with {fields}, found {len(found)}")
-    return found[0]
+    results = results_of(record, **fields)
+    if len(results) > 1:
+        raise ValueError(f"expected one result with {fields}, found {len(results)}")
+    return results[0]
 
 
 def seeds_of(count: int) -> str:

@@ -57,9 +57,9 @@ class LoadsConstants:
         heads = constants.heads if isinstance(constants, Sets) else (constants,)
         if len(heads) > self.sets:
             raise ValueError(f"this unit has {self.sets} sets of constants, got {len(heads)}")
-        for each in heads:
-            check_constants(self.spec, each)
-        return [write for index, each in enumerate(heads) for write in self.registers.writes(self.loaded(each), index)]
+        for head in heads:
+            check_constants(self.spec, head)
+        return [write for index, head in enumerate(heads) for write in self.registers.writes(self.loaded(head), index)]
 
     def loaded(self, constants: Any) -> dict[str, int | Sequence[int]]:
         """Return the register values for some constants, by their names in `registers`."""

@@ -185,7 +185,7 @@ class SoftmaxUnit(TakesScores, LoadsConstants):
         if sets is None:
             return self.spec.golden(codes, mask, constants.heads[0])
         golden = np.zeros(codes.shape, np.int64)
-        for index, each in enumerate(constants.heads):
+        for index, head in enumerate(constants.heads):
             own = sets == index
-            golden[own] = self.spec.golden(codes[own], None if mask is None else mask[own], each)
+            golden[own] = self.spec.golden(codes[own], None if mask is None else mask[own], head)
         return golden

@@ -41,7 +41,7 @@ class ConSmaxCalibrator:
         if scores.numel() <= FEW_SCORES:
             self.errors.append(self._errors(scores, attended, probabilities))
         else:
-            self.errors.append(self._errors(*(some_rows(each) for each in (scores, attended, probabilities))))
+            self.errors.append(self._errors(*(some_rows(tensor) for tensor in (scores, attended, probabilities))))
             self.errors.append(self._errors(*_largest_rows(scores, attended, probabilities)))
         return probabilities
 

@@ -71,7 +71,7 @@ def measure_elements() -> dict[str, Any]:
     kept = random.random(codes.shape) < 0.5
     spec = ConSmax()
     constants = spec.examples()[0]
-    before, after = (spec.golden(each, None, constants) for each in (codes, np.where(kept, codes, others)))
+    before, after = (spec.golden(rows, None, constants) for rows in (codes, np.where(kept, codes, others)))
     return {
         "compared": int(kept.sum()),
         "changed": int((before != after)[kept].sum()),

@@ -78,7 +78,7 @@ def _with_whole_table(spec: ConSmax, empty: ConSmaxConstants, beta: Any, gamma: 
     codes = np.arange(256)
     scores = spec.score_values(np.where(codes < 128, codes, codes - 256), empty)
     steps = np.round(np.ldexp(spec.reference(scores, beta=beta, gamma=gamma), empty.output_fraction_bits))
-    return dataclasses.replace(empty, high=tuple(int(each) for each in np.minimum(steps, empty.limit)))
+    return dataclasses.replace(empty, high=tuple(int(step) for step in np.minimum(steps, empty.limit)))
 
 
 def _with_shift_table(spec: ConSmax, empty: ConSmaxConstants, log2_c: float) -> ConSmaxConstants:
@@ -124,7 +124,7 @@ def _high_table(
 
     if isinstance(spec.table_format, Float):
         highest = output(empty.limit) + 2 - log2_rest
-        return _float_table(spec.table_format, [min(each, highest) for each in exponents])
+        return _float_table(spec.table_format, [min(exponent, highest) for exponent in exponents])
     saturated, enough = output(empty.limit + 0.5), output(max(empty.limit - 1, 1))
     return _fixed_table(spec.table_format, exponents, saturated - log2_rest, enough - log2_rest)
 
@@ -139,7 +139,7 @@ def _float_table(form: Float, exponents: list[float]) -> tuple[tuple[int, ...], 
     bias = 0
     if min(exponents) < form.min_exponent or max(exponents) >= form.max_exponent:
         bias = math.floor(max(exponents)) - (form.max_exponent - 1)
-    values = np.asarray([2.0 ** max(each - bias, -1000.0) for each in exponents])
+    values = np.asarray([2.0 ** max(exponent - bias, -1000.0) for exponent in exponents])
     return tuple(int(code) for code in form.encode(values)), bias
 
 
@@ -150,7 +150,7 @@ def _fixed_table(
 
     Entries of 2**saturated or more become the largest code; if there are any, that code represents 2**enough or more.
     """
-    kept = [each for each in exponents if each < saturated]
+    kept = [exponent for exponent in exponents if exponent < saturated]
     powers = []
     if len(kept) < len(exponents):
         powers.append(math.ceil(enough - math.log2(form.largest)))
@@ -158,6 +158,6 @@ def _fixed_table(
         power = math.floor(max(kept)) + 1
         powers.append(power + (round(2.0 ** (max(kept) - power + form.bits)) > form.max_code))
     power = max(powers)
-    values = np.asarray([2.0 ** max(min(each - power, 1000.0), -1000.0) for each in exponents])
+    values = np.asarray([2.0 ** max(min(exponent - power, 1000.0), -1000.0) for exponent in exponents])
     codes = np.where(np.asarray(exponents) < saturated, form.encode(values), form.max_code)
     return tuple(int(code) for code in codes), power

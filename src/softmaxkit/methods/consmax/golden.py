@@ -53,7 +53,7 @@ def decode(codes: Array, constants: ConSmaxConstants) -> Array:
     """Convert output codes to float64 probabilities."""
     xp = array_namespace(codes)
     bits = constants.output_fraction_bits
-    step = tuple(2.0**-each for each in bits) if isinstance(bits, tuple) else 2.0**-bits
+    step = tuple(2.0**-fraction_bits for fraction_bits in bits) if isinstance(bits, tuple) else 2.0**-bits
     return xp.astype(codes, xp.float64) * per_head(step, codes)
 
 

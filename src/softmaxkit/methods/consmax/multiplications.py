@@ -50,7 +50,7 @@ def multiplications(m: Module, spec: ConSmax, apart: Value | None) -> list[Multi
         return [multiply(m, f"{name}{i}", n[i], n[i + 1]) for i in range(0, len(n), 2)]
 
     def round_all(name: str, n: list[Number]) -> list[Number]:
-        return [finished(f"{name}{i}", each) for i, each in enumerate(n)]
+        return [finished(f"{name}{i}", product) for i, product in enumerate(n)]
 
     def reduce(name: str, n: list[Number], words: Words) -> list[Number]:
         upper, lower = n

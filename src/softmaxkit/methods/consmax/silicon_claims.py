@@ -132,10 +132,14 @@ def judge_stall(record: Record) -> Finding:
     element = only_result(record, method=ConSmax.method, pipeline="element", **fields)
     token = only_result(record, method=Exact.method, pipeline="token", **fields)
     deferred = only_result(record, method=Softermax.method, pipeline="deferred", **fields)
-    remaining, stalled = (each["stall_percent"] * each["computed_cycles"] for each in (element, token))
+    remaining, stalled = (result["stall_percent"] * result["computed_cycles"] for result in (element, token))
     parts = [
-        f"{title} {each['stall_percent']:.1f}%"
-        for title, each in (("ConSmax", element), ("softmax row by row", token), ("Softermax, division last", deferred))
+        f"{title} {result['stall_percent']:.1f}%"
+        for title, result in (
+            ("ConSmax", element),
+            ("softmax row by row", token),
+            ("Softermax, division last", deferred),
+        )
     ]
     measured = f"share of an engine's cycles that wait for the last rows, {STALL_CONTEXT:,} tokens: {', '.join(parts)}"
     why = (

@@ -136,7 +136,7 @@ class Unit(SoftmaxUnit):
             return super().writes(constants)
         if self.registers is None or not self.apart:
             raise ValueError("the halves of this unit cannot work apart; build it with apart=True")
-        upper, lower = (datapath.loaded(self.half, each, self.spec) for each in constants)
+        upper, lower = (datapath.loaded(self.half, half_constants, self.spec) for half_constants in constants)
         return self.registers.writes({**upper, **{f"lower_{name}": word for name, word in lower.items()}, "apart": 1})
 
     def positions_a_lane(self, constants: Constants | Halves) -> int:
@@ -149,7 +149,7 @@ class Unit(SoftmaxUnit):
         """Compute the expected results; with `Halves`, the codes have 8 bits."""
         if not isinstance(constants, Halves):
             return super().golden(codes, mask, constants, sets)
-        upper, lower = (self.half.golden(codes, mask, each) for each in constants)
+        upper, lower = (self.half.golden(codes, mask, half_constants) for half_constants in constants)
         even = np.arange(codes.shape[-1]) % 2 == 0
         return np.where(even, lower, upper)
 
@@ -222,9 +222,9 @@ class Unit(SoftmaxUnit):
         masked = [~mask[0], ~mask[0]]
         if self.apart:
             masked[0] = Mux(words["apart"][0], ~mask[1], ~mask[0])
-        for index, each in zip((0, 2), masked, strict=True):
+        for index, is_masked in zip((0, 2), masked, strict=True):
             if index < len(numbers):
-                numbers[index] = numbers[index]._replace(zero=numbers[index].zero | each)
+                numbers[index] = numbers[index]._replace(zero=numbers[index].zero | is_masked)
         return numbers
 
     def _outputs(self, m: Module, name: str, words: Words, numbers: list[Number], base: int) -> list[Value]:

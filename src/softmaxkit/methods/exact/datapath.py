@@ -79,13 +79,13 @@ def exponentials(
     """
     terms = [align(m, f"{name}{i}_align", spec.format, *pair) for i, pair in enumerate(pairs)]
     terms, carried = pipe.cut("align", (terms, carried))
-    frames = [difference(m, f"{name}{i}_difference", spec.format, each) for i, each in enumerate(terms)]
+    frames = [difference(m, f"{name}{i}_difference", spec.format, operands) for i, operands in enumerate(terms)]
     frames, carried = pipe.cut("difference", (frames, carried))
     arguments = [fixed_point(m, f"{name}{i}_argument", spec, *frame) for i, frame in enumerate(frames)]
     arguments, carried = pipe.cut("fixed", (arguments, carried))
     halves = [(*scaled_halves(m, f"{name}{i}_half", spec, value), far) for i, (value, far) in enumerate(arguments)]
     halves, carried = pipe.cut("scale", (halves, carried))
-    exponents = [(scaled(m, f"{name}{i}_exponent", spec, *each), far) for i, (*each, far) in enumerate(halves)]
+    exponents = [(scaled(m, f"{name}{i}_exponent", spec, low, high), far) for i, (low, high, far) in enumerate(halves)]
     exponents, carried = pipe.cut("exponent", (exponents, carried))
     bits, table = spec.argument_bits, spec.exponential
     points = [

@@ -138,7 +138,7 @@ class Deferred(TakesFloats, DeferredUnit):
         pairs = [(score, highest) for score in [*scores, from_ordered(before)]]
         powers, (*mask, last) = exponentials(m, pipe, "lane", self.spec, pairs, [*mask, last])
         *powers, change = powers
-        values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
+        values = [datapath.masked(power, on) for power, on in zip(powers, mask, strict=True)]
         rise = Mux(change.zero, 0, change.shift[: number.exponent_bits])
         scale = Mux(change.zero, 0, change.significand[: self.scale_places + 1])
         pipe.finish(Cat(*(Cat(mantissa, field) for field, mantissa in values), rise, scale, last))
@@ -147,7 +147,7 @@ class Deferred(TakesFloats, DeferredUnit):
     def _sum(self, m: Module, pipe: Pipeline, powers: list[tuple[Value, Value]], beat: data.View) -> None:
         """Sum the exponentials of a row, rescaling the previous sum when the maximum rises."""
         number = self.spec.format
-        steps = [datapath.steps(m, f"steps{i}", number, *each) for i, each in enumerate(powers)]
+        steps = [datapath.steps(m, f"steps{i}", number, *power) for i, power in enumerate(powers)]
         total = Signal(len(pipe.sink.payload), name="row_sum", reset_less=True)
         first = Signal(init=1)
         with m.If(pipe.fire):

@@ -63,7 +63,7 @@ class ThreePassFront(wiring.Component):
         carried = [*mask, source.p.last]
         powers, carried = exponentials(m, pipe, "lane", spec, [(score, highest) for score in scores], carried)
         *mask, last = carried
-        values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
+        values = [datapath.masked(power, on) for power, on in zip(powers, mask, strict=True)]
         pipe.finish(Cat(*(Cat(mantissa, field) for field, mantissa in values), last))
 
         pipe = Pipeline(m, "sum", scored.valid & self.waiting.ready, self.totals, self.registers)
@@ -73,7 +73,7 @@ class ThreePassFront(wiring.Component):
             self.waiting.payload.eq(scored.payload),
         ]
         values = datapath.exponentials_of(number, scored.payload, self.lanes)
-        added = adder_tree(m, "sum", [datapath.steps(m, f"steps{i}", number, *each) for i, each in enumerate(values)])
+        added = adder_tree(m, "sum", [datapath.steps(m, f"steps{i}", number, *value) for i, value in enumerate(values)])
         added, last = pipe.cut("sum", (added, scored.payload[-1]))
         total, first = Signal(len(self.totals.p.total), name="total", reset_less=True), Signal(init=1)
         with m.If(pipe.fire):
@@ -133,14 +133,14 @@ class OnlineFront(wiring.Component):
         carried = [*mask, moves[-1][1], last]
         powers, carried = exponentials(m, pipe, "lane", spec, pairs, carried)
         *mask, highest, last = carried
-        values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=False)]
-        factors = [(each.significand, each.shift, each.zero) for each in powers[self.lanes :]]
+        values = [datapath.masked(power, on) for power, on in zip(powers, mask, strict=False)]
+        factors = [(power.significand, power.shift, power.zero) for power in powers[self.lanes :]]
         values, factors, highest, last = pipe.cut("power", (values, factors, highest, last))
         total, first = Signal(len(self.totals.p.total), name="total", reset_less=True), Signal(init=1)
         current = named(m, "total_before", Mux(first, 0, total))
         for index, (significand, places, zero) in enumerate(factors):
             part = values[index * width : (index + 1) * width]
-            steps = [datapath.steps(m, f"steps{index}_{i}", number, *each) for i, each in enumerate(part)]
+            steps = [datapath.steps(m, f"steps{index}_{i}", number, *value) for i, value in enumerate(part)]
             scaled = named(m, f"scaled{index}", current * significand)
             kept = shift_right(m, f"kept{index}", scaled, places, fraction_bits=number.mantissa_bits + 1)
             added = adder_tree(m, f"sum{index}", steps)

@@ -118,7 +118,7 @@ def online_slices(spec: Exact, values: Array, attended: Array) -> Iterator[Slice
         change = xp.where(running == LOWEST, xp.zeros_like(running), running - highest)
         significand, shift = significand_and_shift(spec, change)
         vanishes = exponential(spec, change) == 0
-        yield Slice(powers, *(xp.where(vanishes, xp.zeros_like(each), each) for each in (significand, shift)))
+        yield Slice(powers, *(xp.where(vanishes, xp.zeros_like(field), field) for field in (significand, shift)))
         running = highest
 
 
@@ -140,17 +140,17 @@ def deferred(spec: Exact, codes: Array, mask: Array | None) -> DeferredRows:
     xp = array_namespace(codes)
     attended = broadcast_mask(codes, mask)
     slices = list(online_slices(spec, fixed_point(codes, spec.format), attended))
-    weights = xp.concat([fixed_weights(spec, each.powers) for each in slices], axis=-1)
+    weights = xp.concat([fixed_weights(spec, part.powers) for part in slices], axis=-1)
     # A row with an attended key has an exponential of 1, so its sum is at least 1.
     total = xp.clip(online_sum(spec, slices), 1 << spec.sum_fraction_bits, None)
     mantissa, exponent = spec.reciprocal(total)
     return DeferredRows(
         weights,
-        xp.concat([each.shift for each in slices], axis=-1),
+        xp.concat([part.shift for part in slices], axis=-1),
         spec.slice_width,
         mantissa,
         exponent - spec.sum_fraction_bits + deferred_places(spec),
-        xp.concat([each.significand for each in slices], axis=-1),
+        xp.concat([part.significand for part in slices], axis=-1),
         spec.format.mantissa_bits + 1,
     )
 

@@ -96,13 +96,13 @@ class SlicedFront(wiring.Component):
 
         scores, mask = scores_of(number, source.p.beat, self.lanes)
         before = from_ordered(running)
-        scores[0] = datapath.Score(*(Mux(change, *each) for each in zip(before, scores[0], strict=True)))
+        scores[0] = datapath.Score(*(Mux(change, *pair) for pair in zip(before, scores[0], strict=True)))
         mask = [(on & ~change) if lane else (on | change) for lane, on in enumerate(mask)]
         scores, mask, after, change, last = pipe.cut("maximum", (scores, mask, after, change, source.p.last & ~change))
         pairs = [(score, from_ordered(after)) for score in scores]
         powers, carried = exponentials(m, pipe, "lane", self.spec, pairs, [*mask, change, last])
         *mask, change, last = carried
-        values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
+        values = [datapath.masked(power, on) for power, on in zip(powers, mask, strict=True)]
         pipe.finish(Cat(*(Cat(mantissa, field) for field, mantissa in values), change, last))
         wiring.connect(m, scored, self.sum.source)
         m.d.comb += [
@@ -139,7 +139,7 @@ class RescaledSum(wiring.Component):
         m = Module()
         source, sink, number = self.source, self.sink, self.spec.format
         values = datapath.exponentials_of(number, source.p.values, self.lanes)
-        added = adder_tree(m, "sum", [datapath.steps(m, f"steps{i}", number, *each) for i, each in enumerate(values)])
+        added = adder_tree(m, "sum", [datapath.steps(m, f"steps{i}", number, *value) for i, value in enumerate(values)])
         beats = slices(self.spec.slice_width, self.lanes).beats
         total = Signal(len(sink.payload), name="total", reset_less=True)
         part = Signal(len(added) + (beats - 1).bit_length(), name="part", reset_less=True)

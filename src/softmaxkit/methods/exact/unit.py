@@ -162,24 +162,24 @@ class Unit(TakesFloats, SoftmaxUnit):
             reciprocal.source.p.tag.eq(front.totals.p.highest),
             front.totals.ready.eq(reciprocal.source.ready),
         ]
-        found, waiting, number = reciprocal.sink, buffer.sink, self.spec.format
-        pipe = Pipeline(m, "back", waiting.valid & found.valid, self.results, self.cuts)
+        reciprocals, waiting, number = reciprocal.sink, buffer.sink, self.spec.format
+        pipe = Pipeline(m, "back", waiting.valid & reciprocals.valid, self.results, self.cuts)
         last = waiting.payload[-1]
-        m.d.comb += [waiting.ready.eq(pipe.advance & found.valid), found.ready.eq(pipe.fire & last)]
-        mantissa, exponent = found.p.mantissa, found.p.exponent
+        m.d.comb += [waiting.ready.eq(pipe.advance & reciprocals.valid), reciprocals.ready.eq(pipe.fire & last)]
+        mantissa, exponent = reciprocals.p.mantissa, reciprocals.p.exponent
         if self.online:
             scores, mask = scores_of(number, waiting.payload, self.lanes)
-            pairs = [(score, from_ordered(found.p.tag.as_signed())) for score in scores]
+            pairs = [(score, from_ordered(reciprocals.p.tag.as_signed())) for score in scores]
             carried = [*mask, mantissa, exponent, last]
             powers, carried = exponentials(m, pipe, "back", self.spec, pairs, carried)
             *mask, mantissa, exponent, last = carried
-            values = [datapath.masked(each, on) for each, on in zip(powers, mask, strict=True)]
+            values = [datapath.masked(power, on) for power, on in zip(powers, mask, strict=True)]
         else:
             values = datapath.exponentials_of(number, waiting.payload, self.lanes)
         products = [
-            datapath.product(m, f"product{i}", number, each, mantissa, exponent) for i, each in enumerate(values)
+            datapath.product(m, f"product{i}", number, value, mantissa, exponent) for i, value in enumerate(values)
         ]
         products, last = pipe.cut("product", (products, last))
-        results = [datapath.to_float(m, f"result{i}", number, each) for i, each in enumerate(products)]
+        results = [datapath.to_float(m, f"result{i}", number, product) for i, product in enumerate(products)]
         pipe.finish(Cat(*results, last))
         return m

@@ -47,8 +47,8 @@ def packed_sum(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words
         least = words["exponentials"][0]
         multiples = [least * count for count in range(group + 1)] if isinstance(least, int) else []
         surplus = lookup(m, f"surplus{index}", multiples, missing) if multiples else least * missing
-        found = lookup(m, f"sum{index}", words["sums"][: 1 << len(address)], address)
-        sums.append(named(m, f"group{index}", (found - surplus)[: len(found)]))
+        group_sum = lookup(m, f"sum{index}", words["sums"][: 1 << len(address)], address)
+        sums.append(named(m, f"group{index}", (group_sum - surplus)[: len(group_sum)]))
     return _accumulate(m, pipe, adder_tree(m, "beat_sum", sums), beat.last, total_bits(spec, max_row))
 
 
@@ -56,8 +56,8 @@ def histogram(m: Module, pipe: Pipeline, spec: Exaq, beat: Levels, words: Words,
     """Count the codes of each level; return the running counts, in registers. `HistogramSum` multiplies and adds."""
     counts = []
     for level in range(spec.levels):
-        found = [(each == level) & mask for each, mask in zip(beat.levels, beat.mask, strict=True)]
-        added = adder_tree(m, f"found{level}", found)
+        matches = [(code == level) & mask for code, mask in zip(beat.levels, beat.mask, strict=True)]
+        added = adder_tree(m, f"found{level}", matches)
         counts.append(_accumulate(m, pipe, added, beat.last, max_row.bit_length(), f"count{level}"))
     return Cat(*counts)
 
@@ -130,7 +130,7 @@ class HistogramSum(wiring.Component):
                 if len(self.sets) > 1:
                     m.d.sync += self.sink_set.eq(number)
         with m.If(source.valid & source.ready):
-            m.d.sync += [each.eq(source.payload[index]) for index, each in enumerate(counts)]
+            m.d.sync += [register.eq(source.payload[index]) for index, register in enumerate(counts)]
             m.d.sync += [level.eq(0), total.eq(0), busy.eq(1)]
         return m
 
@@ -181,7 +181,7 @@ class SerialHistogramSum(wiring.Component):
             with m.If(level == levels - 1):
                 m.d.sync += [place.eq(place - 1), busy.eq(place != 0), sink.valid.eq(place == 0)]
         with m.If(source.valid & source.ready):
-            m.d.sync += [each.eq(source.payload[index]) for index, each in enumerate(counts)]
+            m.d.sync += [register.eq(source.payload[index]) for index, register in enumerate(counts)]
             m.d.sync += [place.eq(self.count_bits - 1), total.eq(0), busy.eq(1)]
         return m
 

@@ -63,9 +63,9 @@ class ProductUnit(wiring.Component):
         rounded = shift_right(m, "rounded", product, exponent, fraction_bits=places)
         result = saturate(m, "result", rounded, spec.output.bits)
         results = [Signal(spec.output.bits, name=f"result{index}", reset_less=True) for index in range(spec.levels)]
-        for index, each in enumerate(results):
+        for index, register in enumerate(results):
             with m.If(pipe.fire & (which == index)):
-                m.d.sync += each.eq(result)
+                m.d.sync += register.eq(result)
         pipe.keep(which == spec.levels - 1)
         # Complete results move on at once, to make room for those of the next row.
         pipe.finish(Cat(), state=Cat(*results))

@@ -62,7 +62,7 @@ class SerialResults(wiring.Component):
         across = (step * digit + rank, (passes.product_cycles - final) * digit - passes.shifts)
         operands = []
         for place in range(digit):
-            slope = _bit(m, f"slope{place}", [-each for each in table.slopes], segment, along, place)
+            slope = _bit(m, f"slope{place}", [-gradient for gradient in table.slopes], segment, along, place)
             height = _bit(m, f"height{place}", passes.ends, segment, along, place)
             factor = _bit(m, f"factor{place}", exponentials, level, across, place)
             # A value on a line is its end plus slope * (~rest + 1), since the remaining way is the complement of rest.
@@ -110,7 +110,7 @@ class SerialResults(wiring.Component):
         total = Signal(max(len(operand) for operand, _ in operands), name="total", reset_less=True)
         half, sticky = Signal(name="half", reset_less=True), Signal(name="sticky", reset_less=True)
         rounded: Value = Const(0)
-        whole, below, left = (Value.cast(each) for each in (total, half, sticky))
+        whole, below, left = (Value.cast(register) for register in (total, half, sticky))
         for place, (operand, carry) in enumerate(operands):
             if place == 0:  # the last cycle has no operand, only the carry that rounds to nearest, ties to even
                 carry = carry | (ends & half & (sticky | total[0]))
@@ -139,17 +139,17 @@ class SerialResults(wiring.Component):
         """Hold the results until the last one is complete, then output all of them at once."""
         sink, passes = self.sink, self.passes
         result = saturate(m, "result", rounded, passes.spec.output.bits)
-        widths = [passes.result_bits(each) for each in exponentials]
+        widths = [passes.result_bits(exponential) for exponential in exponentials]
         waiting = [Signal(bits, name=f"waiting{index}", reset_less=True) for index, bits in enumerate(widths[:-1])]
         shown = [Signal(bits, name=f"shown{index}", reset_less=True) for index, bits in enumerate(widths)]
-        for index, each in enumerate(waiting):
+        for index, register in enumerate(waiting):
             with m.If(ends & (level == index)):
-                m.d.sync += each.eq(result)
+                m.d.sync += register.eq(result)
         with m.If(~sink.valid | sink.ready):
             m.d.sync += sink.valid.eq(complete)
             with m.If(complete):
-                m.d.sync += [each.eq(value) for each, value in zip(shown, [*waiting, result], strict=True)]
-        m.d.comb += [each.eq(value) for each, value in zip(sink.payload, shown, strict=True)]
+                m.d.sync += [register.eq(value) for register, value in zip(shown, [*waiting, result], strict=True)]
+        m.d.comb += [output.eq(value) for output, value in zip(sink.payload, shown, strict=True)]
 
 
 def _bit(
@@ -162,6 +162,6 @@ def _bit(
 ) -> Value:
     """Return bit `sum(at) + place` of the word `which`; 0 if it has no such bit."""
     index, first = at[0], at[1] + place
-    shifted = [each << -first if first < 0 else each >> first for each in words]
-    found = lookup(m, f"{name}_word", shifted, which)
-    return named(m, name, Cat(found, Const(0, max((1 << len(index)) - len(found), 0))).bit_select(index, 1))
+    shifted = [word << -first if first < 0 else word >> first for word in words]
+    selected = lookup(m, f"{name}_word", shifted, which)
+    return named(m, name, Cat(selected, Const(0, max((1 << len(index)) - len(selected), 0))).bit_select(index, 1))

@@ -228,16 +228,16 @@ class Unit(SoftmaxUnit):
             Value.cast(following.payload).eq(summed.p.state),
         ]
 
-    def _results(self, m: Module, found: Any) -> None:
+    def _results(self, m: Module, row_results: Any) -> None:
         """Select the result of each waiting level from those of its row."""
         spec, waiting = self.spec, self.buffer.sink
-        pipe = Pipeline(m, "back", waiting.valid & found.valid, self.results, self.cuts)
+        pipe = Pipeline(m, "back", waiting.valid & row_results.valid, self.results, self.cuts)
         last = waiting.payload[-1]
         m.d.comb += [
-            waiting.ready.eq(pipe.advance & found.valid),
-            found.ready.eq(pipe.fire & last),
+            waiting.ready.eq(pipe.advance & row_results.valid),
+            row_results.ready.eq(pipe.fire & last),
         ]
-        choices = [found.payload[level] for level in range(spec.levels)]
+        choices = [row_results.payload[level] for level in range(spec.levels)]
         mask = waiting.payload[self.lanes * spec.bits : -1]
         results = [
             Mux(mask[lane], Array(choices)[waiting.payload[lane * spec.bits :][: spec.bits]], 0)

@@ -164,11 +164,11 @@ class Unit(SoftmaxUnit):
             # The lowest level with this bit set, for each combination of the bits above it.
             firsts = [(2 * above + 1) << (spec.bits - 1 - step) for above in range(1 << step)]
             farthest = [-spec.thresholds[first - 1] for first in firsts]
-            for index, each in enumerate(lanes):
-                limit = lookup(m, f"limit{step}_{index}", farthest, Cat(*reversed(each.bits)))
-                bit = named(m, f"bit{step}_{index}", each.distance <= limit)
-                lanes[index] = each._replace(bits=[*each.bits, bit])
-        levels = [Mux(each.mask, Cat(*reversed(each.bits)), 0) for each in lanes]
+            for index, state in enumerate(lanes):
+                limit = lookup(m, f"limit{step}_{index}", farthest, Cat(*reversed(state.bits)))
+                bit = named(m, f"bit{step}_{index}", state.distance <= limit)
+                lanes[index] = state._replace(bits=[*state.bits, bit])
+        levels = [Mux(state.mask, Cat(*reversed(state.bits)), 0) for state in lanes]
         pipe.finish(Cat(*levels, last))
 
     def _sum(self, m: Module) -> None:
@@ -194,15 +194,15 @@ class Unit(SoftmaxUnit):
 
     def _results(self, m: Module) -> None:
         """Multiply each waiting entry by the reciprocal of its row's sum."""
-        spec, waiting, found = self.spec, self.buffer.sink, self.reciprocal.sink
-        pipe = Pipeline(m, "back", waiting.valid & found.valid, self.results, self.cuts)
+        spec, waiting, reciprocals = self.spec, self.buffer.sink, self.reciprocal.sink
+        pipe = Pipeline(m, "back", waiting.valid & reciprocals.valid, self.results, self.cuts)
         last = waiting.payload[-1]
-        m.d.comb += [waiting.ready.eq(pipe.advance & found.valid), found.ready.eq(pipe.fire & last)]
+        m.d.comb += [waiting.ready.eq(pipe.advance & reciprocals.valid), reciprocals.ready.eq(pipe.fire & last)]
         products = [
-            named(m, f"product{lane}", entry * found.p.mantissa)
+            named(m, f"product{lane}", entry * reciprocals.p.mantissa)
             for lane, entry in enumerate(self._entries(m, "power", waiting.payload))
         ]
-        products, exponent, last = pipe.cut("product", (products, found.p.exponent, last))
+        products, exponent, last = pipe.cut("product", (products, reciprocals.p.exponent, last))
         results = []
         for lane, product in enumerate(products):
             # Multiply by the largest code, which represents 1.

@@ -124,16 +124,20 @@ def measure_passes() -> dict[str, Any]:
     spec = Softermax()
     constants = spec.constants()
     codes = np.random.default_rng(0).integers(-32, 33, (1000, ROW))
-    one, two = (each.golden(codes, None, constants) for each in (spec, replace(spec, maximum="global")))
+    one, two = (variant.golden(codes, None, constants) for variant in (spec, replace(spec, maximum="global")))
     off = np.abs(one - two)
-    fronts = {each.method: each.unit(lanes=1, max_row=ROW).front for each in (spec, Exact(schedule="online"))}
+    fronts = {
+        method_spec.method: method_spec.unit(lanes=1, max_row=ROW).front
+        for method_spec in (spec, Exact(schedule="online"))
+    }
     return {
         "compared": int(off.size),
         "different": int((off > 0).sum()),
         "off_max_lsb": int(off.max()),
         "row": ROW,
         "first_result_cycles": {
-            each.method: each.unit(lanes=1, max_row=ROW).schedule(ROW).first for each in (spec, Exact())
+            method_spec.method: method_spec.unit(lanes=1, max_row=ROW).schedule(ROW).first
+            for method_spec in (spec, Exact())
         },
         "front_multipliers": {method: rtlil.convert(front).count("cell $mul ") for method, front in fronts.items()},
     }

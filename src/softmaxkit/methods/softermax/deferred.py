@@ -127,8 +127,8 @@ class Deferred(DeferredUnit):
             gather.source.p.present.eq(1),
             gather.source.p.last.eq(scores.p.last),
         ]
-        found = gather.sink.p
-        powers = [self._power(m, f"power{lane}", found.beat, lane, found.maximum) for lane in lanes]
+        gathered = gather.sink.p
+        powers = [self._power(m, f"power{lane}", gathered.beat, lane, gathered.maximum) for lane in lanes]
         bits = spec.unnormalised.bits
         layout = data.StructLayout(
             {"powers": data.ArrayLayout(bits, self.lanes), "local": local.shape(), "ends": 1, "last": 1}
@@ -136,7 +136,7 @@ class Deferred(DeferredUnit):
         powered = stream.Signature(layout).create(path=("powered",))
         pipe = Pipeline(m, "front", gather.sink.valid, powered, ())
         m.d.comb += gather.sink.ready.eq(pipe.advance)
-        pipe.finish(Cat(*powers, found.maximum, found.group_last, found.last))
+        pipe.finish(Cat(*powers, gathered.maximum, gathered.group_last, gathered.last))
         beat = powered.p
         return powered, Beat([beat.powers[lane] for lane in lanes], beat.local, beat.ends, beat.last)
 
@@ -172,7 +172,7 @@ class Deferred(DeferredUnit):
             shift_right(m, f"lowered{lane}", power, lag, spec.rounding, fraction_bits=change)
             for lane, power in enumerate(beat.powers)
         ]
-        return [saturate(m, f"weight{lane}", each, spec.output.bits) for lane, each in enumerate(lowered)]
+        return [saturate(m, f"weight{lane}", power, spec.output.bits) for lane, power in enumerate(lowered)]
 
     def _sum(self, m: Module, pipe: Pipeline, beat: Beat, rise: Value, lag: Value) -> None:
         """Sum the powers of each slice exactly, and accumulate the slices of a row."""

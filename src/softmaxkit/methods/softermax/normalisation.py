@@ -72,7 +72,7 @@ class NormalisationUnit(wiring.Component):
         m = Module()
         spec, powers = self.spec, self.powers
         m.submodules.reciprocal = reciprocal = self.reciprocal
-        ready, found = reciprocal.sink, reciprocal.sink.p
+        ready, row_reciprocal = reciprocal.sink, reciprocal.sink.p
         pipe = Pipeline(m, "back", powers.valid & ready.valid, self.results, self.registers)
         m.d.comb += [
             reciprocal.source.valid.eq(self.totals.valid),
@@ -84,21 +84,21 @@ class NormalisationUnit(wiring.Component):
         ]
         products = products_of(spec)
         if products is None:
-            self._multiplied(m, pipe, found)
+            self._multiplied(m, pipe, row_reciprocal)
         else:
-            results = self._by_entry(m, products, found)
+            results = self._by_entry(m, products, row_reciprocal)
             pipe.finish(Cat(*results, powers.p.last))
         return m
 
-    def _by_entry(self, m: Module, products: Products, found: Any) -> list[Value]:
+    def _by_entry(self, m: Module, products: Products, reciprocal: Any) -> list[Value]:
         """Return results as shifted products of table entries and mantissa, computed once for the whole row."""
         spec, beat = self.spec, self.powers.p
         fraction, online = spec.input.fraction_bits, spec.maximum == "online"
-        entries = [self._product(m, products, index, found.mantissa) for index in range(len(products.quarters))]
+        entries = [self._product(m, products, index, reciprocal.mantissa) for index in range(len(products.quarters))]
         # A mantissa of 1 that is treated as 1/2 is shifted by one place less.
-        less = Array([found.mantissa[-1] & (not wires) for wires in products.wires])
-        highest = found.tag.as_signed() if online else Const(0)
-        reference = named(m, "reference", highest + found.exponent - spec.power_sum.fraction_bits)
+        less = Array([reciprocal.mantissa[-1] & (not wires) for wires in products.wires])
+        highest = reciprocal.tag.as_signed() if online else Const(0)
+        reference = named(m, "reference", highest + reciprocal.exponent - spec.power_sum.fraction_bits)
         kinds = products.kinds() if codes_wait(spec, self.lanes) else None
         farthest = spec.input.max_code - spec.input.min_code >> fraction
         if kinds is None:
@@ -119,7 +119,10 @@ class NormalisationUnit(wiring.Component):
             places = named(m, f"places{lane}", (reference + ~whole + ~less[entry] + distance)[:bits])
             product = named(m, f"chosen{lane}", Array(entries)[entry])
             shifted = shift(m, f"result{lane}_shifted", product, places[:near], fraction_bits=2)
-            corrected = [self._corrected(each, kinds, found, entry, local, places) for each in products.corrections]
+            corrected = [
+                self._corrected(correction, kinds, reciprocal, entry, local, places)
+                for correction in products.corrections
+            ]
             up = shifted.round_up(spec.rounding) ^ Cat(*corrected).any()
             rounded = (shifted.whole + up)[: spec.output.bits]
             results.append(named(m, f"result{lane}", Mux(places[near:].any() | masked, 0, rounded)))
@@ -136,11 +139,12 @@ class NormalisationUnit(wiring.Component):
         return Cat(sticky, two_tables(m, f"product{entry}", halves, below, 0, bits - bits // 2))
 
     def _corrected(
-        self, correction: Correction, kinds: Kinds | None, found: Any, entry: Value, local: Value, places: Value
+        self, correction: Correction, kinds: Kinds | None, reciprocal: Any, entry: Value, local: Value, places: Value
     ) -> Value:
         """Return whether a result is rounded the other way; `local` is the distance in its slice, or its kind."""
-        bits, one = self.spec.reciprocal.fraction_bits - 1, found.mantissa[-1]
-        row = (found.mantissa[:bits] == correction.mantissa % (1 << bits)) & (found.exponent == correction.exponent)
+        bits, one = self.spec.reciprocal.fraction_bits - 1, reciprocal.mantissa[-1]
+        row = reciprocal.mantissa[:bits] == correction.mantissa % (1 << bits)
+        row &= reciprocal.exponent == correction.exponent
         if correction.mantissa % (1 << bits) == 0:
             row &= one if correction.mantissa >> bits > 1 else ~one
         here = (entry == correction.entry) & (places == correction.places)
@@ -148,17 +152,17 @@ class NormalisationUnit(wiring.Component):
             where = set(correction.local)
             if kinds is not None:
                 where = {kinds[correction.entry][distance] for distance in where}
-            here &= Cat(*(local == each for each in sorted(where))).any()
+            here &= Cat(*(local == expected for expected in sorted(where))).any()
         return row & here
 
-    def _multiplied(self, m: Module, pipe: Pipeline, found: Any) -> None:
+    def _multiplied(self, m: Module, pipe: Pipeline, reciprocal: Any) -> None:
         """Multiply powers by the row's mantissa."""
         spec, powers = self.spec, self.powers
-        lanes = self._shifted(m, found.tag)
+        lanes = self._shifted(m, reciprocal.tag)
         # A mantissa is 1 or in (1/2, 1) with a known leading bit; treat both as in [1, 2). Only the sum 0, whose powers
         # are all 0, has an exponent below `least`.
-        mantissa, one = found.mantissa[:-2], found.mantissa[-1]
-        exponent = named(m, "exponent", found.exponent - (self.least - 1) - one)
+        mantissa, one = reciprocal.mantissa[:-2], reciprocal.mantissa[-1]
+        exponent = named(m, "exponent", reciprocal.exponent - (self.least - 1) - one)
         exponent = exponent.as_unsigned()[: (spec.power_sum.bits - self.least).bit_length()]
         begins = Signal(init=1)
         with m.If(pipe.fire):
@@ -175,10 +179,8 @@ class NormalisationUnit(wiring.Component):
         cuts = [shift(m, f"cut{i}", product, 0, fraction_bits=places) for i, product in enumerate(products)]
         cuts, exponent, last = pipe.cut("product", (cuts, exponent, last))
         results = [
-            shift_right(
-                m, f"rounded{i}", Cat(each.rest, each.half, each.whole), exponent, spec.rounding, fraction_bits=2
-            )
-            for i, each in enumerate(cuts)
+            shift_right(m, f"rounded{i}", Cat(cut.rest, cut.half, cut.whole), exponent, spec.rounding, fraction_bits=2)
+            for i, cut in enumerate(cuts)
         ]
         results = [saturate(m, f"result{i}", result, spec.output.bits) for i, result in enumerate(results)]
         pipe.finish(Cat(*results, last))
@@ -191,7 +193,7 @@ class NormalisationUnit(wiring.Component):
             return [(power, Const(0)) for power in powers]
         count = slices_of(spec, self.lanes).a_beat
         lags = [named(m, f"lag{i}", (highest - beat.maxima[i])[: len(highest)]) for i in range(count)]
-        found: list[Shifted] = [
+        shifted: list[Shifted] = [
             shift(m, f"shifted{i}", power, lags[i * count // self.lanes]) for i, power in enumerate(powers)
         ]
-        return [(each.whole, each.round_up(spec.rounding)) for each in found]
+        return [(power.whole, power.round_up(spec.rounding)) for power in shifted]

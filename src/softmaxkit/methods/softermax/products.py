@@ -80,12 +80,12 @@ class Products(NamedTuple):
         return tuple(tuple(self._kinds_of(entry)) for entry in range(len(self.quarters)))
 
     def _kinds_of(self, entry: int) -> list[int]:
-        partial = [each for each in self.corrections if each.entry == entry and each.is_partial]
+        partial = [correction for correction in self.corrections if correction.entry == entry and correction.is_partial]
         kinds: list[list[bool | None]] = []
         indices = []
         for local in range(self.distances):
             # None where irrelevant: the distance from the row's maximum is never below that from the slice's.
-            applies = [local in each.local if local <= each.distance else None for each in partial]
+            applies = [local in correction.local if local <= correction.distance else None for correction in partial]
             for index, kind in enumerate(kinds):
                 pairs = list(zip(applies, kind, strict=True))
                 if all(None in pair or pair[0] == pair[1] for pair in pairs):
@@ -133,14 +133,14 @@ def products_of(spec: Softermax) -> Products | None:
         if (of_entry := _of_entry(spec, rows, places, index, entry)) is None:
             return None
         products.append(of_entry)
-    corrections = tuple(correction for each in products for correction in each.corrections)
+    corrections = tuple(correction for entry_products in products for correction in entry_products.corrections)
     if len(corrections) > MAX_CORRECTIONS:
         return None
     return Products(
-        tuple(each.quarters[0] for each in products),
-        tuple(each.wires[0] for each in products),
-        max(each.distances for each in products),
-        max(each.limit for each in products),
+        tuple(entry_products.quarters[0] for entry_products in products),
+        tuple(entry_products.wires[0] for entry_products in products),
+        max(entry_products.distances for entry_products in products),
+        max(entry_products.limit for entry_products in products),
         corrections,
     )
 
@@ -195,7 +195,7 @@ def _evaluate(spec: Softermax, rows: _Rows, index: int, entry: int, quarters: Ar
         if abs(wrong).max() > 1 or merged.max() + wrong.max() > spec.output.max_code:
             return None
         for at in np.flatnonzero(wrong.any(axis=0)):
-            where = tuple(each for each, error in off.items() if error[at])
+            where = tuple(slice_distance for slice_distance, error in off.items() if error[at])
             row = int(mantissa[at]), int(exponent[at])
             corrections.append(Correction(index, where, distance, *row, int(taken[at])))
         counts = (merged + wrong).any(axis=0) | merged.astype(bool)
