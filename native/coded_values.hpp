@@ -61,8 +61,9 @@ private:
             weights, steps, count, [&](int64_t token, const Integers& codes) { to.weights.set(token, codes); });
     }
 
-    // Widens a cache line of each token and interleaves a few tokens at a time: (tokens / few, channels of the line,
-    // few). The last token is repeated as padding. With those of a few tokens side by side, stores are one stream.
+    // Widens a cache line of each token and interleaves `tokens_abreast` tokens at a time: (tokens / tokens_abreast,
+    // channels of the line, tokens_abreast). The last token is repeated as padding. With the tokens abreast side by
+    // side, stores are one stream.
     void interleave(const Span& at, int64_t first, int64_t count, int64_t line, WideCode* to) const {
         constexpr int64_t few = 8;
         const int64_t end = std::min(line + cache_line, codes_.bytes());

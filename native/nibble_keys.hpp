@@ -10,8 +10,7 @@ class CodedKeys<4> {
 public:
     CodedKeys(const FewQueries& queries, const Codes<4>& codes)
         : queries_(queries), codes_(codes), layout_(codes.channels), rows_(queries.rows()),
-          packed_(queries.count()),
-          high_(at(queries.count(), 0, 0)), low_(high_.size()) {
+          packed_(queries.count()), high_(at(queries.count(), 0, 0)), low_(high_.size()) {
         std::vector<int32_t> integers(codes.channels);
         for (int64_t index = 0; index < queries.count(); ++index) pack(queries.of(index), index, integers.data());
     }

@@ -49,9 +49,6 @@ struct simd_mask {
     SOFTMAXKIT_INLINE friend simd_mask operator&&(simd_mask one, simd_mask other) {
         return simd_mask(one.raw & other.raw);
     }
-    SOFTMAXKIT_INLINE friend simd_mask operator||(simd_mask one, simd_mask other) {
-        return simd_mask(one.raw | other.raw);
-    }
     SOFTMAXKIT_INLINE simd_mask operator!() const { return simd_mask(~raw); }
 };
 
@@ -68,7 +65,7 @@ struct simd {
         requires std::is_arithmetic_v<U>
     SOFTMAXKIT_INLINE simd(U value) : raw(Raw{} + static_cast<T>(value)) {}
     template <class V>
-        requires(!std::is_class_v<V> && !std::is_pointer_v<V> && sizeof(V) == sizeof(Raw) && lanes > 1)
+        requires(!std::is_class_v<V> && !std::is_arithmetic_v<V> && !std::is_pointer_v<V> && sizeof(V) == sizeof(Raw))
     SOFTMAXKIT_INLINE explicit simd(V vector) : raw(std::bit_cast<Raw>(vector)) {}
     template <class Aligned>
     SOFTMAXKIT_INLINE simd(const T* from, Aligned) {

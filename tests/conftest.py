@@ -140,10 +140,10 @@ def tiny_model(kind: str) -> PreTrainedModel:
 
 
 @pytest.fixture(params=builds.NATIVE)
-def row_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run a test with the row kernels of each instruction set that this processor has."""
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a test with the native kernels of each build that runs here; its name."""
     if request.param not in builds.supported():
-        pytest.skip(f"this processor has no {request.param}")
+        pytest.skip(f"no {request.param} kernels run here")
     module = import_module(f"softmaxkit.kernels._{request.param}")
     monkeypatch.setattr(launch, "native", lambda: module)
     return str(request.param)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from softmaxkit import ConSmax, Exaq, KeyValueCache
-from softmaxkit.kernels import attention, backends, builds, launch
+from softmaxkit.kernels import attention, backends
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, Cached, encode
@@ -29,15 +28,6 @@ BLOCK = 128
 """Values whose weights are quantised with a common step."""
 CLIP = -5.0
 CONSMAX = {"beta": 2.0, "gamma": 1.0}
-
-
-@pytest.fixture(params=builds.NATIVE)
-def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param not in builds.supported():
-        pytest.skip(f"no {request.param} kernels run here")
-    module = import_module(f"softmaxkit.kernels._{request.param}")
-    monkeypatch.setattr(launch, "native", lambda: module)
-    return str(request.param)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from softmaxkit.kernels import backends, launch, packed, rows
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
-pytestmark = pytest.mark.usefixtures("row_kernels")
+pytestmark = pytest.mark.usefixtures("build")
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)

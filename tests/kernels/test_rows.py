@@ -20,7 +20,7 @@ from softmaxkit.methods.base.rows import attended_keys
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
 
-pytestmark = pytest.mark.usefixtures("row_kernels")
+pytestmark = pytest.mark.usefixtures("build")
 
 
 def reference(scores: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -173,7 +173,7 @@ def test_large_results_of_rows_that_end_at_any_key(dtype: torch.dtype) -> None:
 
 
 @pytest.fixture(params=["torch's threads", "own threads"])
-def pool(request: pytest.FixtureRequest, row_kernels: str) -> Iterator[None]:
+def pool(request: pytest.FixtureRequest, build: str) -> Iterator[None]:
     """Run on torch's OpenMP threads, and on the kernels' own, which replace them if torch's library is not found."""
     kernel = launch.loaded()
     address = 0 if request.param == "own threads" else torch_threads()

@@ -117,9 +117,13 @@ def make(name: str) -> tuple[PreTrainedModel, dict[str, Tensor]]:
     config, settings, inputs = ARCHITECTURES[name]
     torch.manual_seed(0)
     model: PreTrainedModel = getattr(transformers, name)(getattr(transformers, config)(**settings))
-    # Wider than usual, so that attention is not flat and a lost method shows.
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2 and parameter.requires_grad:
-                parameter.mul_(6)
-    return model.eval(), dict(inputs)
+    return widened(model).eval(), dict(inputs)
+
+
+@torch.no_grad()
+def widened(model: PreTrainedModel) -> PreTrainedModel:
+    """Multiply a model's matrices, in place, so that attention is not flat and a wrong or lost method shows."""
+    for parameter in model.parameters():
+        if parameter.ndim == 2 and parameter.requires_grad:
+            parameter.mul_(6)
+    return model

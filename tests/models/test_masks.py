@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import GROUPED, TOKENS
-from transformers import Gemma4ForCausalLM, Gemma4TextConfig, StaticCache
+from architectures import GROUPED, TOKENS, widened
+from transformers import Gemma4ForCausalLM, Gemma4TextConfig, PreTrainedModel, StaticCache
 
 import softmaxkit
 from softmaxkit import Exact, Exaq
@@ -26,14 +26,9 @@ SHARED: dict[str, Any] = GROUPED | {
 """A Gemma 4 whose last two layers compute only the queries whose logits are kept."""
 
 
-def shared_keys() -> Gemma4ForCausalLM:
+def shared_keys() -> PreTrainedModel:
     torch.manual_seed(0)
-    model = Gemma4ForCausalLM(Gemma4TextConfig(**SHARED)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(6)
-    return model
+    return widened(Gemma4ForCausalLM(Gemma4TextConfig(**SHARED))).eval()
 
 
 @pytest.mark.parametrize("spec", [Exact(), Exaq(bits=3)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import GROUPED, IMAGE, SEQUENCES, TEXT, TOKENS
+from architectures import GROUPED, IMAGE, SEQUENCES, TEXT, TOKENS, widened
 from transformers import (
     BertConfig,
     Dinov2Backbone,
@@ -46,11 +46,7 @@ def eager_only(kind: str) -> tuple[PreTrainedModel, dict[str, Any], dict[str, An
         model = NllbMoeForConditionalGeneration(NllbMoeConfig(**SEQUENCES, num_experts=2, expert_capacity=64))
     plain = {"input_ids": TOKENS} | ({"decoder_input_ids": TOKENS} if kind == "causal" else {})
     padding = {"attention_mask": MASK} | ({"decoder_attention_mask": MASK} if kind == "causal" else {})
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(6)
-    return model.eval(), plain, plain | padding
+    return widened(model).eval(), plain, plain | padding
 
 
 @pytest.mark.parametrize("padded_example", [True, False])
