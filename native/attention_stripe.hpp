@@ -38,7 +38,7 @@ public:
         : of_(of), padded_(rounded_up(of.seen.count(), panel)),
           columns_(rounded_up(of.shape.value_channels, lanes)), bytes_(4 * key_steps(of.shape.channels)),
           rows_(rows), whole_(rounded_up(of.shape.channels, width)), queries_(rows * bytes_), scores_(rows * padded_),
-          highest_(rows * panel), panel_weights_(rows * block * panel), sums_(rows * of.weights.planes),
+          highest_(rows * panel), panel_weights_(of.weights.planes * plane()), sums_(rows * of.weights.planes),
           totals_(rows * columns_) {}
 
     // Computes the results of queries `first` to `last` and returns the sum of the expected mean square errors of their
@@ -101,8 +101,8 @@ private:
             const auto* with = keys.panels.data() + at * panel * bytes_;
             const int32_t* start = keys.start.data() + at * panel;
 #if defined(SOFTMAXKIT_TILES)
-            score_panel<int8_t>(queries_.data(), bytes_, reinterpret_cast<const uint8_t*>(with), *tile_sums_);
-            narrow_panel(*tile_sums_, count_, start, shift, scores(0, at),
+            score_panel<int8_t>(queries_.data(), bytes_, reinterpret_cast<const uint8_t*>(with), tile_sums_[0]);
+            narrow_panel(tile_sums_[0], count_, start, shift, scores(0, at),
                          at < open_ ? highest_.data() : aside.data());
 #else
             for (int64_t row = 0; row < count; row += tile) {
@@ -140,31 +140,33 @@ private:
         return seen_of_panel(row.seen, row.mask, of_.shape.mask[3], at);
     }
 
+    int64_t plane() const { return static_cast<int64_t>(rows_.size()) * block * panel; }  // of weights, in bytes
+
     // Adds the products of the weights and values of a block of panels.
     void add(const PackedValues& values, int64_t begin, int64_t end) {
-        for (int plane = 0; plane < of_.weights.planes; ++plane) {
+        const int planes = of_.weights.planes;
+        for (int plane = 0; plane < planes; ++plane) {
             of_.weights.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
-            const float power = static_cast<float>(power_of(plane));
-            const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
-            for (int64_t row = 0; row < count_; row += at_once) {
-                for (int64_t column = 0; column < columns_; column += 4 * lanes) {
-                    const auto part = [&](auto vectors) {
-                        float* to = totals_.data() + row * columns_ + column;
+        }
+        const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
+        for (int64_t row = 0; row < count_; row += at_once) {
+            for (int64_t column = 0; column < columns_; column += 4 * lanes) {
+                const auto part = [&](auto vectors) {
+                    float* to = totals_.data() + row * columns_ + column;
 #if defined(SOFTMAXKIT_TILES)
-                        value_block<vectors>(weights(0, 0), count_,
-                                             reinterpret_cast<const uint8_t*>(from + 4 * column), columns_,
-                                             end - begin, power, *tile_sums_, to);
+                    value_block<vectors>(weights(0, 0), count_, plane(), planes,
+                                         reinterpret_cast<const uint8_t*>(from + 4 * column), columns_, end - begin,
+                                         tile_sums_.get(), to);
 #else
-                        value_tile<vectors>(weights(row, 0), block * panel, from + 4 * column, columns_,
-                                            (end - begin) * panel_steps, power, to);
+                    value_tile<vectors>(weights(row, 0), block * panel, plane(), planes, from + 4 * column, columns_,
+                                        (end - begin) * panel_steps, to);
 #endif
-                    };
-                    const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
-                    if (vectors == 1) part(std::integral_constant<int, 1>{});
-                    if (vectors == 2) part(std::integral_constant<int, 2>{});
-                    if (vectors == 3) part(std::integral_constant<int, 3>{});
-                    if (vectors == 4) part(std::integral_constant<int, 4>{});
-                }
+                };
+                const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
+                if (vectors == 1) part(std::integral_constant<int, 1>{});
+                if (vectors == 2) part(std::integral_constant<int, 2>{});
+                if (vectors == 3) part(std::integral_constant<int, 3>{});
+                if (vectors == 4) part(std::integral_constant<int, 4>{});
             }
         }
     }
@@ -182,7 +184,7 @@ private:
         const Row* rows = rows_.data();
         for (int64_t at = begin; at < end; ++at) {
             const uint16_t* from = scores(0, at);
-            uint8_t* to = weights(0, at - begin);
+            uint8_t* to = weights(0, at - begin) + plane * this->plane();
             for (int64_t row = 0; row < count; ++row, from += panel, to += panel) {
                 one(rows[row], at, from, to, sums[row]);
             }
@@ -192,7 +194,7 @@ private:
             const Row row = rows_[index];
             Sums sum = sums[index];
             for (int64_t at = begin; at < end; ++at) {
-                one(row, at, scores(index, at), weights(index, at - begin), sum);
+                one(row, at, scores(index, at), weights(index, at - begin) + plane * this->plane(), sum);
             }
             sums[index] = sum;
         }
@@ -224,7 +226,7 @@ private:
 
 #if defined(SOFTMAXKIT_TILES)
     static constexpr int64_t at_once = tile_pair;
-    std::unique_ptr<TileSums> tile_sums_ = std::make_unique<TileSums>();
+    std::unique_ptr<TileSums[]> tile_sums_ = std::make_unique<TileSums[]>(2);
 #else
     static constexpr int64_t at_once = tile;
 #endif

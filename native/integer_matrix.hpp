@@ -3,6 +3,7 @@
 //
 //   dots      adds to a tile `steps` dot products of four bytes. The bytes of a row are contiguous; `with` advances by
 //             `step` bytes.
+//   wide_dots does so for rows of integers below 2^15, whose upper bytes are `plane` bytes before their lower bytes.
 //   narrow    shifts the sums of a row with a panel right, to 16-bit scores, and updates `highest`, the maximum at each
 //             position of the panel.
 //   hide      replaces the scores of hidden keys by 0, which is below every score, and updates `highest` with the others.
@@ -27,6 +28,24 @@
 
 namespace softmaxkit {
 
+#if !defined(SOFTMAXKIT_WORDS)
+
+template <int vectors>
+SOFTMAXKIT_INLINE void wide_dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, int64_t plane,
+                                 const int8_t* with, int64_t step, int64_t steps) {
+#pragma GCC unroll 1
+    for (int64_t lower = 0; lower < 2; ++lower) {
+#pragma GCC unroll 6
+        for (int64_t index = 0; index < tile; ++index) {
+#pragma GCC unroll 4
+            for (int64_t vector = 0; vector < vectors; ++vector) sums[index][vector] <<= 8;
+        }
+        dots<vectors>(sums, rows + lower * plane, row, with, step, steps);
+    }
+}
+
+#endif
+
 // Computes the scores of a tile of queries with a panel of keys, whose sums begin at `start`.
 inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys, const int32_t* start, int shift,
                        uint16_t* scores, int64_t row, uint16_t* highest) {
@@ -45,25 +64,30 @@ inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys
     }
 }
 
-// Adds sums times a power of two to floats.
-inline void add_to(float* to, const Sums& sums, float power) {
+// Adds sums to floats.
+inline void add_to(float* to, const Sums& sums) {
     Floats total;
     std::memcpy(&total, to, sizeof total);
-    total += power * __builtin_convertvector(sums, Floats);
+    total += __builtin_convertvector(sums, Floats);
     std::memcpy(to, &total, sizeof total);
 }
 
-// Adds to a tile of float rows the products of weights and the panels' values, times a power of two.
+// Adds to a tile of float rows the products of weights and the panels' values. Weights are bytes; or two planes of them,
+// as in `wide_dots`.
 template <int vectors>
-void value_tile(const uint8_t* weights, int64_t row, const int8_t* values, int64_t columns, int64_t steps, float power,
-                float* to) {
+void value_tile(const uint8_t* weights, int64_t row, int64_t plane, int planes, const int8_t* values, int64_t columns,
+                int64_t steps, float* to) {
     Sums sums[tile][vectors] = {};
-    dots<vectors>(sums, weights, row, values, 4 * columns, steps);
+    if (planes == 1) {
+        dots<vectors>(sums, weights, row, values, 4 * columns, steps);
+    } else {
+        wide_dots<vectors>(sums, weights, row, plane, values, 4 * columns, steps);
+    }
 #pragma GCC unroll 6
     for (int64_t index = 0; index < tile; ++index) {
 #pragma GCC unroll 4
         for (int64_t vector = 0; vector < vectors; ++vector) {
-            add_to(to + index * columns + lanes * vector, sums[index][vector], power);
+            add_to(to + index * columns + lanes * vector, sums[index][vector]);
         }
     }
 }

@@ -4,8 +4,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
+
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,6 +22,14 @@
 #include "registry.hpp"
 
 namespace {
+
+#if defined(__x86_64__)
+// Whether the processor has AVX-VNNI, by CPUID leaf 7.
+bool has_avx_vnni() {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4) != 0;
+}
+#endif
 
 // Whether the processor has AMX-INT8, AMX-BF16 and AVX512-BF16, by CPUID leaf 7.
 bool has_tiles() {
@@ -56,7 +67,10 @@ std::vector<std::string> supported() {
     std::vector<std::string> names{"plain"};
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) names.push_back("avx2");
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        names.push_back("avx2");
+        if (has_avx_vnni()) names.push_back("avx_vnni");
+    }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vbmi") &&  // Ice Lake, Zen 4 and later

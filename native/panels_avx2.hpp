@@ -1,52 +1,17 @@
-// The operations of integer_matrix.hpp in AVX2. Products are of 16 bits, since those of bytes would saturate.
+// The operations of integer_matrix.hpp in AVX2, with the products of bytes that some processors have beside it (AVX-VNNI).
 #pragma once
 
 #include <immintrin.h>
 
-#include <algorithm>
-
 #include "panels.hpp"
 
-namespace softmaxkit {
+#if defined(__AVXVNNI__)
+#include "dots_avx_vnni.hpp"
+#else
+#include "dots_avx2.hpp"
+#endif
 
-template <int vectors>
-SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
-                            int64_t step, int64_t steps) {
-    constexpr int64_t at_once = 32;
-    constexpr uint32_t even = 0x00ff00ff;
-    int32_t evens[tile][at_once], odds[tile][at_once];  // two bytes of four, as 16-bit integers
-    for (int64_t begin = 0; begin < steps; begin += at_once) {
-        const int64_t count = std::min(at_once, steps - begin);
-        for (int64_t index = 0; index < tile; ++index) {
-            for (int64_t at = 0; at < count; ++at) {
-                uint32_t four;
-                std::memcpy(&four, rows + index * row + 4 * (begin + at), sizeof four);
-                evens[index][at] = static_cast<int32_t>(four & even);
-                odds[index][at] = static_cast<int32_t>(four >> 8 & even);
-            }
-        }
-        for (int64_t half = 0; half < 2 * vectors; ++half) {
-            const auto half_of = [&](int64_t index) { return reinterpret_cast<__m256i*>(sums[index]) + half; };
-            __m256i parts[tile];
-#pragma GCC unroll 6
-            for (int64_t index = 0; index < tile; ++index) parts[index] = _mm256_loadu_si256(half_of(index));
-            for (int64_t at = 0; at < count; ++at) {
-                const int8_t* from = with + (begin + at) * step + 32 * half;
-                const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-                const __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
-                const __m256i high = _mm256_srai_epi16(bytes, 8);
-#pragma GCC unroll 6
-                for (int64_t index = 0; index < tile; ++index) {
-                    const __m256i by_even = _mm256_madd_epi16(low, _mm256_set1_epi32(evens[index][at]));
-                    const __m256i by_odd = _mm256_madd_epi16(high, _mm256_set1_epi32(odds[index][at]));
-                    parts[index] = _mm256_add_epi32(parts[index], _mm256_add_epi32(by_even, by_odd));
-                }
-            }
-#pragma GCC unroll 6
-            for (int64_t index = 0; index < tile; ++index) _mm256_storeu_si256(half_of(index), parts[index]);
-        }
-    }
-}
+namespace softmaxkit {
 
 // Keys of a panel's scores are in their natural order.
 inline void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
@@ -116,10 +81,8 @@ SOFTMAXKIT_INLINE void weigh(const uint16_t* scores, const Words& anchor, const 
         const __m256i bytes = _mm256_and_si256(look_up(packed, table), shown);
         _mm256_store_si256(reinterpret_cast<__m256i*>(weights) + half, bytes);
         if constexpr (summed) {
-            const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
             __m256i* to = reinterpret_cast<__m256i*>(&sums) + half;
-            const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            _mm256_storeu_si256(to, _mm256_add_epi32(_mm256_loadu_si256(to), fours));
+            _mm256_storeu_si256(to, add_fours(_mm256_loadu_si256(to), bytes));
         }
     }
 }

@@ -134,23 +134,29 @@ inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* star
     }
 }
 
-// Adds to rows of floats the products of weights and the panels' values, times a power of two.
+// Adds to rows of floats the products of weights and the panels' values. Weights are bytes; or two planes of them, as in
+// `wide_dots`.
 template <int vectors>
-void value_block(const uint8_t* weights, int64_t rows, const uint8_t* values, int64_t columns, int64_t panels,
-                 float power, TileSums& sums, float* to) {
-    const auto multiply = [&]<int tiles_wide>(std::integral_constant<int, tiles_wide>, int64_t column) {
+void value_block(const uint8_t* weights, int64_t rows, int64_t plane, int planes, const uint8_t* values,
+                 int64_t columns, int64_t panels, TileSums* sums, float* to) {
+    const auto multiply = [&]<int tiles_wide>(std::integral_constant<int, tiles_wide>, int64_t column, int64_t lower) {
         TileSums::clear<tiles_wide>();
-        add_products<int8_t, tiles_wide>(weights, values + column * tiles::row_bytes, columns, panels);
-        sums.store_tiles<tiles_wide>(column);
+        add_products<int8_t, tiles_wide>(weights + lower * plane, values + column * tiles::row_bytes, columns, panels);
+        sums[lower].store_tiles<tiles_wide>(column);
     };
-    multiply(std::integral_constant<int, std::min(vectors, 2)>{}, 0);
-    if constexpr (vectors > 2) multiply(std::integral_constant<int, vectors - 2>{}, 2);
+    for (int64_t lower = 0; lower < planes; ++lower) {
+        multiply(std::integral_constant<int, std::min(vectors, 2)>{}, 0, lower);
+        if constexpr (vectors > 2) multiply(std::integral_constant<int, vectors - 2>{}, 2, lower);
+    }
     for (int64_t row = 0; row < rows; ++row) {
 #pragma GCC unroll 4
         for (int64_t vector = 0; vector < vectors; ++vector) {
-            Sums some;
-            std::memcpy(&some, sums.of(row) + lanes * vector, sizeof some);
-            add_to(to + row * columns + lanes * vector, some, power);
+            const auto part = [&](int64_t lower) {
+                Sums some;
+                std::memcpy(&some, sums[lower].of(row) + lanes * vector, sizeof some);
+                return some;
+            };
+            add_to(to + row * columns + lanes * vector, planes == 1 ? part(0) : (part(0) << 8) + part(1));
         }
     }
 }

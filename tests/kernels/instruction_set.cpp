@@ -78,11 +78,16 @@ void print_scores_and_weights(int64_t channels) {
 template <int vectors>
 void print_values(int64_t steps) {
     constexpr int64_t columns = vectors * lanes;
-    const auto weights = random_integers<uint8_t>(tile * 4 * steps);
+    const int64_t row = 4 * steps, plane = tile * row;
+    auto weights = random_integers<uint8_t>(2 * plane);
     const auto values = random_integers<int8_t>(4 * steps * columns);
     auto totals = random_floats(tile * columns);
-    value_tile<vectors>(weights.data(), 4 * steps, values.data(), columns, steps, 0.25f, totals.data());
-    print(std::to_string(steps) + " steps, " + std::to_string(vectors) + " vectors", totals.data(), tile * columns);
+    for (const int planes : {1, 2}) {
+        value_tile<vectors>(weights.data(), row, plane, planes, values.data(), columns, steps, totals.data());
+        const std::string name = std::to_string(steps) + " steps, " + std::to_string(vectors) + " vectors, ";
+        print(name + std::to_string(planes) + " planes", totals.data(), tile * columns);
+        for (int64_t byte = 0; byte < plane; ++byte) weights[byte] &= 0x7f;
+    }
 }
 
 void print_bits() {

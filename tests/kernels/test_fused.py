@@ -20,11 +20,13 @@ from softmaxkit.kernels.attention import FEW, AttentionCall
 BUILT = backends.native() is not None
 needs_kernels = pytest.mark.skipif(not BUILT, reason="the native kernels are not built")
 LEVELS = tuple(Exaq(bits=2).exponentials(CLIP))
+TWO_BYTES = {"clip": -9.0}
+"""The clip of 2-bit levels whose weights need two bytes."""
 
 
 def call_of(spec: Any, parameters: dict[str, Any]) -> AttentionCall:
     if isinstance(spec, Exaq):
-        return AttentionCall.by_levels(CLIP, LEVELS)
+        return AttentionCall.by_levels(parameters["clip"], tuple(spec.exponentials(parameters["clip"])))
     return AttentionCall.by_exponential(parameters["beta"], 1.0)
 
 
@@ -57,7 +59,7 @@ def test_instruction_sets_give_equal_numbers_near_float64(
     queries, keys = shape[2], operands[1].shape[2]
     attended = torch.ones(queries, keys, dtype=torch.bool).tril() if options.get("is_causal") else options.get("mask")
     few = shape[1] // operands[1].shape[1] * queries <= FEW
-    for spec, parameters in methods(operands):
+    for spec, parameters in [*methods(operands), (Exaq(), TWO_BYTES)]:
         results = []
         for module in modules():
             monkeypatch.setattr(launch, "native", lambda module=module: module)

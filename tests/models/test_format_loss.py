@@ -35,8 +35,8 @@ def test_coarse_outputs_are_counted_and_cause_a_warning() -> None:
         UserWarning, match=r"formats of Softermax are too narrow for rows of 60 keys: .* in 2 of 2 layers"
     ) as caught:
         report_format_loss(model, TOKENS)
-    assert len(caught) == 1
-    assert "'softmaxkit recommend' finds formats that are wide enough" in str(caught[0].message)
+    (text,) = [str(warning.message) for warning in caught if "too narrow" in str(warning.message)]
+    assert "'softmaxkit recommend' finds formats that are wide enough" in text
     assert all(module.mode == "fused" for module in layers(model).values())
     softmaxkit.set_mode(model, "integer")
     for seen in real_scores(model, torch.nn.functional.pad(TOKENS, (0, 1))):

@@ -12,6 +12,7 @@ VARIABLE = "SOFTMAXKIT_KERNELS"
 _X86 = {
     "amx": "AMX with int8 and bfloat16",
     "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
+    "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2 and FMA",
 }
 _ARM = {"neon": "NEON with dot products (Armv8.2)"}

@@ -15,8 +15,9 @@ RESOLUTIONS = 8
 """Number of tables, each with twice the step of the previous one, for rows whose scores are widely spread."""
 VARIANTS = 16
 """Variants of a table that differ in rounding; consecutive panels of 64 keys use consecutive variants."""
-LARGEST = 255
-"""Largest weight."""
+LARGEST, LARGEST_WIDE = 255, 2**15 - 1
+"""Largest weights of one byte and of two. With 16 bits, words would not be signed, and the products of 512 keys, which
+the kernels sum before they convert to floating point, would not fit 32 bits."""
 LEVEL_ERROR = 0.05
 """Relative error of the smallest level's weight above which two-byte weights are used."""
 EXPONENTIAL_STEP = 1 / 16
@@ -57,7 +58,7 @@ def level_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
     exact = np.outer(tops, downwards)
     errors = np.abs(np.round(exact) / exact - 1).max(axis=1)
     best = int(errors.argmin())
-    one, planes = (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (2**16 - 1, 2)
+    one, planes = (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (LARGEST_WIDE, 2)
 
     def weight(distance: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(one * downwards[np.minimum(np.rint(distance / level).astype(int), levels - 1)])

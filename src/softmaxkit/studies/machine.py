@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 INSTRUCTIONS = (
-    *("avx2", "avx512f", "avx512_vnni", "avx512_vbmi", "avx512_vbmi2", "avx512_bf16", "avx512_fp16"),
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_vbmi", "avx512_vbmi2", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
 """Linux's names of the x86 and ARM instruction sets that affect the speed of softmax and attention, torch's too."""

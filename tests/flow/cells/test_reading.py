@@ -75,8 +75,8 @@ def test_the_warning_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "my.lib").write_text(f"library (mine) {{ {HEADER} {cell(INVERTER)} {odd} }}")
     with pytest.warns(UserWarning, match=r"my\.lib: .*left out for dont_use: ODD0, .* and 34 more") as warned:
         chosen_library("sky130", [tmp_path / "my.lib"])
-    assert len(warned) == 1
-    assert "\n" not in str(warned[0].message)
+    (text,) = [str(warning.message) for warning in warned if "my.lib" in str(warning.message)]
+    assert "\n" not in text
 
 
 MISSING: dict[str, tuple[Any, str]] = {
