@@ -21,7 +21,7 @@ EXCEPTIONS: dict[str, str] = {}
 """Places outside `methods/` that may name a method, as "file:line", with the reason."""
 
 LAYERS = (
-    ("rounding", "formats", "tables", "masks", "files", "suggestions", "processes", "script"),
+    ("rounding", "formats", "tables", "masks", "files", "suggestions", "warning", "processes", "script"),
     ("blocks", "kernels"),
     ("methods",),
     ("fused_attention", "functional", "record", "recipe", "models", "flow", "shell", "explanation"),

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from softmaxkit.flow.scripts import RECIPES, mapping_scripts
 from softmaxkit.flow.sources import Source, explained
 from softmaxkit.flow.tools import ToolError, call, need, yosys_version
 from softmaxkit.flow.verilog import without_header
+from softmaxkit.warning import warn
 
 VERILOG = """
 read_json design.json
@@ -124,15 +124,11 @@ def _warn(folder: Path, top: str) -> None:
     """Warn of initial values, which are dropped, and of latches, which are timed only in part."""
     initial = [name.partition("/")[2] for name in (folder / "initial.txt").read_text(encoding="utf-8").splitlines()]
     if initial:
-        warnings.warn(
-            f"{top}: the initial values of {some(initial)} are dropped, since cells have none; use a reset instead",
-            stacklevel=3,
-        )
+        warn(f"{top}: the initial values of {some(initial)} are dropped, since cells have none; use a reset instead")
     if latched := latches_of(_module(folder, top)):
-        warnings.warn(
+        warn(
             f"{top}: {some(latched)} are latches; their paths are timed from the opening of the latch, "
-            "and changes while it is open are not timed",
-            stacklevel=3,
+            "and changes while it is open are not timed"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -31,6 +30,7 @@ from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods.base.constants import Constants, Sets
 from softmaxkit.methods.base.spec import check_unit
+from softmaxkit.warning import warn
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -81,7 +81,7 @@ def chosen_library(cells: str = "sky130", liberty: Sequence[Path] = (), wires: b
         unused = tuple(name for name in whole.cells if name not in library.cells)
         library = replace(library, remarks=library.remarks | {f"left out as --cells {cells} chooses": unused})
         if library.remark:
-            warnings.warn(f"{', '.join(map(str, liberty))}: {library.remark}", stacklevel=2)
+            warn(f"{', '.join(map(str, liberty))}: {library.remark}")
     return library if wires else replace(library, wire=0.0)
 
 

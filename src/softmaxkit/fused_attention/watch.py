@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.frame import FIRST_KEYS, OUTGROWN, is_outgrown
+from softmaxkit.warning import warn
 
 LATEST = 64
 """Keys looked at."""
@@ -58,12 +58,11 @@ class Watch:
         if is_outgrown(codes):
             self._wait = None
             more_bits = "" if codes.bits == 8 else "take bits=8, "
-            warnings.warn(
+            warn(
                 f"keys of this cache have outlier channels that its first keys did not have, {OUTGROWN[codes.bits]} "
                 f"times as large as a head's median channel or more, and the factors of channels are those of the "
                 f"first keys ({FIRST_KEYS}, or more if they came together): with {codes.bits} bits, scores err by "
                 f"about {COST[codes.bits]} or more. Start with keys like the later ones (a longer prompt, without "
                 f"padding; sample_keys= of PagedKeyValueCache), {more_bits}or generate with a "
-                "DynamicCache",
-                stacklevel=2,
+                "DynamicCache"
             )

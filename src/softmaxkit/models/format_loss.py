@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from softmaxkit.models.calibration import Batch, inputs_of
 from softmaxkit.models.evaluation import RealScores, watching_scores
 from softmaxkit.models.patch import layers, set_mode
 from softmaxkit.models.running import evaluating, run
+from softmaxkit.warning import warn
 
 ALLOWED_PERCENT = 1.0
 """A layer in which integers lose a higher percentage of the probability causes a warning."""
@@ -69,11 +69,10 @@ def _warn(model: PreTrainedModel, lost: Mapping[str, Mapping[str, Any]]) -> None
         return
     name = max(excessive, key=lambda layer: worst[layer])
     losses = lost[name]
-    warnings.warn(
+    warn(
         f"the formats of {layers(model)[name].spec.title} are too narrow for rows of {losses['longest_row']:,} keys: "
         f"in integers the row sums of {name} change by {losses['row_sum_change_percent']:+.1f}%, and "
         f"{losses['dead_probability_percent']:.1f}% of its probability is rounded to 0; in {len(excessive)} of "
         f"{len(lost)} layers one of the two exceeds {ALLOWED_PERCENT:g}%. 'softmaxkit recommend' finds formats that "
-        "are wide enough; the figures of each layer are in softmaxkit.layers(model)[name].statistics",
-        stacklevel=3,
+        "are wide enough; the figures of each layer are in softmaxkit.layers(model)[name].statistics"
     )

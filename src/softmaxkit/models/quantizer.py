@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.attention import NAME
 from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved, settings_of
 from softmaxkit.models.switching import implementations, remember, switch_on
+from softmaxkit.warning import warn
 
 
 @register_quantization_config(NAME)
@@ -89,10 +89,9 @@ class SoftmaxQuantizer(HfQuantizer):
         freeze_saved(self.modules, self.quantization_config.layers)
         remember(model, switch_on(model) if self.requested is None else implementations(model))
         if self.requested is not None:
-            warnings.warn(
+            warn(
                 f"attn_implementation={self.requested!r} runs exact softmax instead of this checkpoint's method; "
-                f"model.set_attn_implementation({NAME!r}) switches the method on",
-                stacklevel=2,
+                f"model.set_attn_implementation({NAME!r}) switches the method on"
             )
         return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import get_ident
@@ -15,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from softmaxkit.formats import Array
+from softmaxkit.warning import warn
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def warn_once(message: str) -> None:
     """Warn, unless the same message was issued since the last call of `warn_again`."""
     if message not in _warned:
         _warned.add(message)
-        warnings.warn(message, stacklevel=3)
+        warn(message)
 
 
 def warn_again() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, some_rows
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.warning import warn
 
 ALLOWED_PERCENT = 0.01
 """A layer with a higher percentage of saturated scores causes a warning."""
@@ -91,12 +91,11 @@ def report(modules: Mapping[str, SoftmaxModule], seen: Mapping[str, Magnitudes],
         worst = max(excessive, key=lambda name: excessive[name])
         spec = modules[worst].spec
         high = float(torch.as_tensor(spec.score_limits(modules[worst].constants)[1]).max())
-        warnings.warn(
+        warn(
             f"{excessive[worst]:.2g}% of the scores of {worst} are outside the range of {spec.title}'s score codes, "
             f"about ±{high:g}; in {len(excessive)} of {len(modules)} layers it is more than {ALLOWED_PERCENT}%. These "
             f"scores saturate in integer mode: {_remedy(spec)}. The percentage of each layer is in "
-            "softmaxkit.layers(model)[name].statistics",
-            stacklevel=4,
+            "softmaxkit.layers(model)[name].statistics"
         )
 
 
