@@ -7,7 +7,7 @@
 
 #include "tiles.hpp"
 
-#if defined(__AVX512VNNI__) && defined(__AVX512VBMI__)
+#if defined(__AVX512VNNI__)
 #define SOFTMAXKIT_VNNI  // byte products by panels_avx512.hpp
 #endif
 

@@ -1,4 +1,4 @@
-// The operations of integer_matrix.hpp in AVX-512 with VNNI and VBMI.
+// The operations of integer_matrix.hpp in AVX-512 with VNNI, with VBMI or without.
 #pragma once
 
 #include <immintrin.h>
@@ -49,6 +49,22 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
     }
 }
 
+// Looks up codes, clamped to 0..127. As `narrow` does, it interleaves two vectors of words to one of bytes.
+SOFTMAXKIT_INLINE __m512i look_up(__m512i first, __m512i second, const uint8_t* table) {
+    const __m512i low = _mm512_loadu_si512(table), high = _mm512_loadu_si512(table + 64);
+#if defined(__AVX512VBMI__)
+    return _mm512_permutex2var_epi8(low, _mm512_packs_epi16(first, second), high);
+#else
+    const auto look_up_words = [&](__m512i code) {  // the table as pairs of bytes
+        const __m512i clamped = _mm512_min_epu16(code, _mm512_set1_epi16(codes - 1));
+        const __m512i pairs = _mm512_permutex2var_epi16(low, _mm512_srli_epi16(clamped, 1), high);
+        const __m512i odd = _mm512_slli_epi16(_mm512_and_si512(clamped, _mm512_set1_epi16(1)), 3);
+        return _mm512_and_si512(_mm512_srlv_epi16(pairs, odd), _mm512_set1_epi16(255));
+    };
+    return _mm512_packus_epi16(look_up_words(first), look_up_words(second));
+#endif
+}
+
 template <bool summed>
 SOFTMAXKIT_INLINE void weigh(const uint16_t* scores, const Words& anchor, const Words& multiplier, const uint8_t* table,
                              uint64_t visible, uint8_t* weights, Sums& sums) {
@@ -56,9 +72,7 @@ SOFTMAXKIT_INLINE void weigh(const uint16_t* scores, const Words& anchor, const 
         return _mm512_mulhi_epu16(_mm512_subs_epu16((__m512i)anchor, _mm512_load_si512(scores + 32 * half)),
                                   (__m512i)multiplier);
     };
-    const __m512i bytes =
-        _mm512_maskz_permutex2var_epi8(visible, _mm512_loadu_si512(table), _mm512_packs_epi16(code(0), code(1)),
-                                       _mm512_loadu_si512(table + 64));
+    const __m512i bytes = _mm512_maskz_mov_epi8(visible, look_up(code(0), code(1), table));
     _mm512_store_si512(weights, bytes);
     if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, bytes, _mm512_set1_epi8(1));
 }

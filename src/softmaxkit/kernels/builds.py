@@ -11,7 +11,8 @@ VARIABLE = "SOFTMAXKIT_KERNELS"
 """Environment variable that selects a build or another back end, see `softmaxkit.kernels.backends`; "none" is torch."""
 _X86 = {
     "amx": "AMX with int8 and bfloat16",
-    "avx512": "AVX-512 F, BW, DQ, VL, VBMI and VNNI",
+    "avx512": "AVX-512 F, BW, DQ, VL, VNNI and VBMI",
+    "avx512_vnni": "AVX-512 F, BW, DQ, VL and VNNI",
     "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2 and FMA",
 }
