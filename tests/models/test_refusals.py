@@ -78,6 +78,15 @@ def test_a_model_that_ignores_the_seed_is_reported_as_random() -> None:
     assert model.config._attn_implementation == "eager"
 
 
+def test_paged_attention_is_named_as_the_reason() -> None:
+    model = tiny_model("llama")
+    model.set_attn_implementation("paged|eager")
+    with pytest.raises(UnsupportedError, match=r"'paged\|eager' attention.*first call .*_implementation\('eager'\)"):
+        softmaxkit.apply(model, Exact())
+    model.set_attn_implementation("eager")
+    softmaxkit.apply(model, Exact())
+
+
 def test_a_model_with_nan_is_reported() -> None:
     model = tiny_model("gpt2")
     nn.init.constant_(model.transformer.h[1].mlp.c_proj.bias, torch.nan)

@@ -35,9 +35,14 @@ def attention_layers(
 
     Raises:
         UnsupportedError: the model does not run, does not call the attention interface, or returns another output
-            through it.
+            through it, or is set to paged attention.
     """
-    name = type(model).__name__
+    name, own = type(model).__name__, model.config._attn_implementation
+    if own is not None and own.startswith("paged|"):
+        raise UnsupportedError(
+            f"{name} is set to {own!r} attention, which runs in continuous batching alone; first call "
+            f"model.set_attn_implementation({own.removeprefix('paged|')!r})"
+        )
     calls: Layers = []
     # Not the output's dtype: many models return float32 logits whatever the precision of their layers.
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
@@ -46,7 +51,6 @@ def attention_layers(
         calls.append((module, query.shape[1]))
         dtypes.add(query.dtype)
 
-    own = model.config._attn_implementation
     with evaluating(model):
         try:
             before = _seeded_run(model, inputs) if compare else None
