@@ -157,7 +157,7 @@ def test_registers_answer_for_long(method: str) -> None:
         check_random_accesses(small_shell(spec, read_back=loadable and seed > 0), pause, 8000, seed)
 
 
-def test_reads_and_writes_do_not_wait_for_each_other() -> None:
+def test_reads_and_writes_do_not_wait_for_one_another() -> None:
     """Reads do not even wait for a write that waits for the unit."""
     top, rng = small_shell(), random.Random(0)
     bus = Manager(top.s_axil, 0.0, rng)

@@ -136,7 +136,7 @@ def test_sets_of_the_unit_by_tags(method: str, more: dict[str, Any], sets: int) 
 
 
 @pytest.mark.parametrize(("tags", "count"), [(0, "none"), (3, "3")])
-def test_sets_require_a_tag_each(tags: int, count: str) -> None:
+def test_every_set_requires_a_tag(tags: int, count: str) -> None:
     unit = method_class("consmax")().unit(lanes=1, sets=4)
     with pytest.raises(ValueError, match=rf"by their tags, of which there are {count}; add --tags 4"):
         ShellOptions(axi_lite=True, tags=tags).check(unit)

@@ -105,15 +105,21 @@ class QueryKeyArray(wiring.Component):
         dots, flags = pipe.cut("product", (dots, flags))
         sums = [Signal(signed(self.sum_bits), name=f"sum{row}", reset_less=True) for row in rows]
         with m.If(pipe.fire):
-            m.d.sync += [each.eq(Mux(flags["begins"], 0, each) + dot) for each, dot in zip(sums, dots, strict=True)]
+            m.d.sync += [
+                accumulator.eq(Mux(flags["begins"], 0, accumulator) + dot)
+                for accumulator, dot in zip(sums, dots, strict=True)
+            ]
         mask, last, ends = pipe.cut("sum", (flags["mask"], flags["last"], flags["ends"]))
         pipe.keep(ends)
         attention = self.attention
         scores = [
             self.unit.score_code(
-                m, f"score{row}", named(m, f"product{row}", each * Const(attention.multiplier)), attention.score_places
+                m,
+                f"score{row}",
+                named(m, f"product{row}", accumulator * Const(attention.multiplier)),
+                attention.score_places,
             )
-            for row, each in enumerate(sums)
+            for row, accumulator in enumerate(sums)
         ]
         pipe.finish(Cat(*scores, mask, last))
         return m
@@ -188,7 +194,7 @@ class ValueArray(wiring.Component):
             "fetch", {name: Value.cast(beat[name]) for name in self.layout.members if name != "last"}, begins
         )
         flags = pipe.cut("fetch", {"first": first_beat, "last": last, "place": place})
-        weights = [Value.cast(each) for each in self.layout.members["codes"](beat["codes"])]
+        weights = [Value.cast(code) for code in self.layout.members["codes"](beat["codes"])]
         dots = [self._dot(m, f"dot{column}", weights, column) for column in columns]
         sums = Array(
             [
@@ -199,16 +205,20 @@ class ValueArray(wiring.Component):
         scaled: list[Value] = []
         if "scale" in beat:
             # The sums are read one stage earlier to be multiplied; those of the previous beat are complete by then.
-            before = [Mux(flags["first"], 0, each) for each in sums[flags["place"]]]
-            scaled = [named(m, f"scaled{column}", each * beat["scale"]) for column, each in enumerate(before)]
+            before = [Mux(flags["first"], 0, accumulator) for accumulator in sums[flags["place"]]]
+            scaled = [
+                named(m, f"scaled{column}", partial_sum * beat["scale"]) for column, partial_sum in enumerate(before)
+            ]
         beat = pipe.hold("product", {name: beat[name] for name in ("rise",) if name in beat}, Const(1))
         dots, scaled, flags = pipe.cut("product", (dots, scaled, flags))
         kept = sums[flags["place"]]
-        before = scaled or [named(m, f"before{i}", Mux(flags["first"], 0, each)) for i, each in enumerate(kept)]
+        before = scaled or [
+            named(m, f"before{i}", Mux(flags["first"], 0, accumulator)) for i, accumulator in enumerate(kept)
+        ]
         if "rise" in beat:
             before = [
-                round_shifted(m, f"lowered{column}", each, beat["rise"], self.scale_places)
-                for column, each in enumerate(before)
+                round_shifted(m, f"lowered{column}", partial_sum, beat["rise"], self.scale_places)
+                for column, partial_sum in enumerate(before)
             ]
         totals = [
             named(m, f"total{column}", (before[column] + dots[column])[: self.sum_bits].as_signed())

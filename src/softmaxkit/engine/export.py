@@ -150,14 +150,14 @@ def _registers(engine: Engine) -> dict[str, Any]:
     return {
         "registers": [
             {
-                "name": each.name,
-                "address": base + registers.address(each.name),
-                "words": each.depth,
-                "bits": each.shape.width,
-                "signed": each.shape.signed,
-                "meaning": each.meaning,
+                "name": register.name,
+                "address": base + registers.address(register.name),
+                "words": register.depth,
+                "bits": register.shape.width,
+                "signed": register.shape.signed,
+                "meaning": register.meaning,
             }
-            for each in registers.registers
+            for register in registers.registers
         ],
         "constant_writes": [(base + at, word) for at, word in engine.unit.writes(engine.attention.constants)],
     }

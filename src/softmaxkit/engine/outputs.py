@@ -35,8 +35,11 @@ class Shift(wiring.Component):
         sums = self.sums
         pipe = Pipeline(m, "output", sums.valid, self.outputs, ())
         m.d.comb += sums.ready.eq(pipe.advance)
-        rounded = [round_places(m, f"rounded{i}", each, self.places) for i, each in enumerate(sums.p.sums)]
-        pipe.finish(Cat(*(saturate_to(m, f"output{i}", each, CODE) for i, each in enumerate(rounded)), sums.p.last))
+        rounded = [
+            round_places(m, f"rounded{i}", weighted_sum, self.places) for i, weighted_sum in enumerate(sums.p.sums)
+        ]
+        codes = [saturate_to(m, f"output{i}", rounded_sum, CODE) for i, rounded_sum in enumerate(rounded)]
+        pipe.finish(Cat(*codes, sums.p.last))
         return m
 
 
@@ -64,11 +67,14 @@ class Division(wiring.Component):
         sums, factors = self.sums, self.factors
         pipe = Pipeline(m, "output", sums.valid & factors.valid, self.outputs, ("product",))
         m.d.comb += [sums.ready.eq(pipe.advance & factors.valid), factors.ready.eq(pipe.fire & sums.p.last)]
-        products = [named(m, f"product{i}", each * factors.p.factor) for i, each in enumerate(sums.p.sums)]
+        products = [
+            named(m, f"product{i}", weighted_sum * factors.p.factor) for i, weighted_sum in enumerate(sums.p.sums)
+        ]
         places: Value = factors.p.places
         products, places, last = pipe.cut("product", (products, places, sums.p.last))
-        rounded = [round_shifted(m, f"rounded{i}", each, places, self.least) for i, each in enumerate(products)]
-        pipe.finish(Cat(*(saturate_to(m, f"output{i}", each, CODE) for i, each in enumerate(rounded)), last))
+        rounded = [round_shifted(m, f"rounded{i}", product, places, self.least) for i, product in enumerate(products)]
+        codes = [saturate_to(m, f"output{i}", rounded_product, CODE) for i, rounded_product in enumerate(rounded)]
+        pipe.finish(Cat(*codes, last))
         return m
 
 

@@ -135,7 +135,9 @@ class ShellFacts:
             stream: [f"{stream}_{part}" for part in FIELDS if f"{stream}_{part}" in names]
             for stream in ("s_axis", "m_axis")
         }
-        self.source, self.sink = (Beat(each, sum(names[pin] for pin in each)) for each in pins.values())
+        self.source, self.sink = (
+            Beat(stream_pins, sum(names[pin] for pin in stream_pins)) for stream_pins in pins.values()
+        )
         self.known = [
             str(port["name"])
             for port in self.ports
@@ -158,7 +160,7 @@ class ShellFacts:
                     "name": register.name,
                     "address": register.address,
                     "fields": [
-                        {"name": each.name, "bits": each.bits, "access": each.access} for each in register.fields
+                        {"name": field.name, "bits": field.bits, "access": field.access} for field in register.fields
                     ],
                 }
                 for register in self.map.registers

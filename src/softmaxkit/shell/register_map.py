@@ -217,14 +217,14 @@ def register_map(unit: SoftmaxUnit, options: ShellOptions) -> RegisterMap:
     )
     tables = tuple(
         Table(
-            each.name,
-            unit.registers.address(each.name) * WORD,
-            each.depth,
-            each.shape.width,
-            each.shape.signed,
-            each.meaning,
+            register.name,
+            unit.registers.address(register.name) * WORD,
+            register.depth,
+            register.shape.width,
+            register.shape.signed,
+            register.meaning,
         )
-        for each in unit.registers.registers
+        for register in unit.registers.registers
     )
     if unit.registers.data_bits > 8 * WORD:
         raise ValueError(

@@ -39,7 +39,10 @@ def connect_registers(m: Module, shell: Shell, register_map: RegisterMap, busy: 
         registers.state_busy.eq(busy),
     ]
     # A port corresponds to all fields of the register with its name.
-    joined = {each.name: [f"{each.name}_{field.name}" for field in each.fields] for each in register_map.registers}
+    joined = {
+        register.name: [f"{register.name}_{field.name}" for field in register.fields]
+        for register in register_map.registers
+    }
     joined |= {f"{name}_clear": [f"{field}_clear" for field in fields] for name, fields in joined.items()}
     joined["block_restart"] = joined.get("block", [])
     for name, value in shell.read.items():

@@ -98,7 +98,7 @@ def choose_macro(text: str, unit: SoftmaxUnit) -> SramMacro:
     memories = [unit.signature.members[name].signature for name in unit.memories]
 
     def bits(macro: SramMacro) -> int:
-        return macro.width * macro.depth * sum(macro.count(each.width, each.depth) for each in memories)
+        return macro.width * macro.depth * sum(macro.count(memory.width, memory.depth) for memory in memories)
 
     named = {macro.name: macro for macro in SKY130}
     if text == "sky130":

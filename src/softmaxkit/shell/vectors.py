@@ -117,9 +117,9 @@ def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets])
             vectors.writes += [(vectors.beats, a | last, w) for (a, w), last in zip(words, closing, strict=True)]
             continue
         placed = [(_address(shell, at, address), word) for address, word in words]
-        vectors.writes += [(vectors.beats, *each) for each in placed]
+        vectors.writes += [(vectors.beats, *write) for write in placed]
         if shell.map.readable:
-            vectors.reads = [each for each in vectors.reads if each[0] not in dict(placed)] + placed
+            vectors.reads = [read for read in vectors.reads if read[0] not in dict(placed)] + placed
     if shell.map is not None:
         load = next(register.address for register in shell.map.registers if register.name == "constants")
         vectors.writes.append((vectors.beats, load, 1))
@@ -216,7 +216,7 @@ def _final_reads(registers: RegisterMap, vectors: Vectors, cut: bool) -> None:
     """Read the registers whose final values are known: constants, `busy`, and the errors of truncated rows."""
     for register in registers.registers:
         word, at = 0, 0
-        for each in register.fields:
-            word, at = word | each.reset << at, at + each.bits
-        if all(each.access in ("constant", "read", "clear ones") for each in register.fields):
+        for register_field in register.fields:
+            word, at = word | register_field.reset << at, at + register_field.bits
+        if all(register_field.access in ("constant", "read", "clear ones") for register_field in register.fields):
             vectors.reads.append((register.address, word | (cut and register.name == "errors")))
