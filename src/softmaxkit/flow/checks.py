@@ -62,8 +62,8 @@ def check_outputs(module: Mapping[str, Any]) -> None:
 
 def latches_of(module: Mapping[str, Any]) -> list[str]:
     """Return the names of the signals that are stored in latches."""
-    found = [cell["connections"]["Q"][0] for cell in module["cells"].values() if LATCH.match(cell["type"])]
-    return list(dict.fromkeys(_name_of(module, bit) for bit in found))
+    stored = [cell["connections"]["Q"][0] for cell in module["cells"].values() if LATCH.match(cell["type"])]
+    return list(dict.fromkeys(_name_of(module, bit) for bit in stored))
 
 
 def _check_use(module: Mapping[str, Any], clock: int, name: str) -> None:
@@ -106,9 +106,9 @@ def _driver(module: Mapping[str, Any], bit: Any) -> str | None:
 
 def _name_of(module: Mapping[str, Any], bit: Any) -> str:
     """Return the name of a signal in the source; its number if it has none."""
-    found = [
+    names = [
         (bool(net["hide_name"]), len(name), f"{name}[{net['bits'].index(bit)}]" if len(net["bits"]) > 1 else name)
         for name, net in module["netnames"].items()
         if bit in net["bits"]
     ]
-    return min(found)[2] if found else repr(bit)
+    return min(names)[2] if names else repr(bit)

@@ -47,7 +47,7 @@ def template_context(
         "summary": unit.spec.summary,
         "source": unit.spec.source,
         "registers": loaded["registers"],
-        "heads": [name for each in loaded["sets"] for name in each["heads"]],
+        "heads": [name for constant_set in loaded["sets"] for name in constant_set["heads"]],
         "score_step": constants.real_scale,
         "result_step": float(unit.spec.decode(np.ones(1, np.int64), constants)[0]),
         "masks": unit.lanes * unit.masks,

@@ -71,7 +71,9 @@ def tables(unit: SoftmaxUnit, sets: Sequence[Constants | Sets], heads: Mapping[s
         heads: constants by head name; each set lists the names of its heads.
     """
     registers = unit.registers.registers if unit.registers is not None else ()
-    all_heads = [head for each in sets for head in (each.heads if isinstance(each, Sets) else (each,))]
+    all_heads = [
+        head for constants in sets for head in (constants.heads if isinstance(constants, Sets) else (constants,))
+    ]
     different = {json.dumps(constants.to_json()): constants for constants in all_heads}
     several = {"unit_sets": unit.sets, "set_stride": unit.registers.stride} if unit.registers and unit.sets > 1 else {}
     return {

@@ -67,7 +67,7 @@ def search(module: Mapping[str, Any]) -> list[PortPath]:
     ends = {
         bit: name for name, port in module["ports"].items() if port["direction"] == "output" for bit in port["bits"]
     }
-    found = set()
+    paths = set()
     for start, port in module["ports"].items():
         reached = set(port["bits"]) if port["direction"] == "input" else set()
         waiting = list(reached)
@@ -75,8 +75,8 @@ def search(module: Mapping[str, Any]) -> list[PortPath]:
             new = after.get(waiting.pop(), set()) - reached
             reached |= new
             waiting += new
-        found |= {PortPath(start, ends[bit]) for bit in reached & ends.keys()}
-    return sorted(found)
+        paths |= {PortPath(start, ends[bit]) for bit in reached & ends.keys()}
+    return sorted(paths)
 
 
 def _dependences(cell: Mapping[str, Any]) -> Iterator[tuple[set[Any], set[Any]]]:

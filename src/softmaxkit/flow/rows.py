@@ -97,7 +97,7 @@ def _codes(
     spread = random.choice(SPREADS, (shape[0], 1))
     real = spread * random.standard_normal(shape)
     if isinstance(constants, Sets):
-        encoded = [np.asarray(unit.spec.encode(real, each), np.int64) for each in constants.heads]
+        encoded = [np.asarray(unit.spec.encode(real, head), np.int64) for head in constants.heads]
         scores = np.stack(encoded)[sets, np.arange(shape[0])]
     elif unit.positions_a_lane(constants) == 1:
         scores = np.asarray(unit.spec.encode(real, constants), np.int64)

@@ -145,7 +145,7 @@ def synthesize(
     # Load constants several times, to test the configuration port as well.
     loads = [own] if unit.registers is None else [*unit.loads(unit.spec.examples()), own]
     random = np.random.default_rng(0)
-    stalled = stream(unit, [(each, random_rows(unit, each, CHECKED, random)) for each in loads])
+    stalled = stream(unit, [(load, random_rows(unit, load, CHECKED, random)) for load in loads])
     run = measured(fitted, unit, steady, stalled, (warm_up, window), parts, macros or MACROS[cells], tick)
     return replace(run, elements=length / interval, row=length)
 

@@ -62,8 +62,8 @@ def find(tool: str) -> str | None:
 
 def _candidates(tool: str) -> list[str]:
     scripts = str(Path(sys.executable).parent)
-    found = [shutil.which(name, path=folder) for name in TOOLS[tool] for folder in (None, scripts)]
-    return list(dict.fromkeys(path for path in found if path))
+    paths = [shutil.which(name, path=folder) for name in TOOLS[tool] for folder in (None, scripts)]
+    return list(dict.fromkeys(path for path in paths if path))
 
 
 @cache

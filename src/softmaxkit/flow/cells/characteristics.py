@@ -39,7 +39,7 @@ def read_state(group: Group) -> State | None:
         enable = marked["clock_gate_enable_pin"]
         data = f"{enable} | {marked['clock_gate_test_pin']}" if "clock_gate_test_pin" in marked else enable
         return State("gate", ("enabled", "enabled_n"), marked["clock_gate_clock_pin"], data)
-    states = [each for each in group.groups if each.kind in ("ff", "latch")]
+    states = [subgroup for subgroup in group.groups if subgroup.kind in ("ff", "latch")]
     if len(states) > 1:
         raise LeftOut("several registers")
     if not states:

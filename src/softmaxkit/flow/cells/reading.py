@@ -202,7 +202,7 @@ def _check_timing(cell: Cell) -> None:
     """Leave out a cell that lacks a delay or a setup time, which would otherwise count as 0."""
     state = cell.state
     if any(arc.related not in cell.pins for arc in cell.arcs) or any(
-        each.clock not in cell.pins for each in (*cell.setups, *cell.holds)
+        constraint.clock not in cell.pins for constraint in (*cell.setups, *cell.holds)
     ):
         raise LeftOut("timing from a pin that does not exist")
     if state is None:

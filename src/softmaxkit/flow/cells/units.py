@@ -87,7 +87,9 @@ class Units:
         axes: list[Array] = []
         names: list[str] = []
         for axis in "123":
-            values_of = next((each for each in (group, template) if f"index_{axis}" in each.values), None)
+            values_of = next(
+                (candidate for candidate in (group, template) if f"index_{axis}" in candidate.values), None
+            )
             if values_of is not None:
                 axes.append(numbers(values_of.values[f"index_{axis}"]))
                 names.append(template.values.get(f"variable_{axis}", ""))
