@@ -82,10 +82,10 @@ def _methods(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of softmaxkit, Python and the installed packages that figures depend on."""
-    found = {"softmaxkit": softmaxkit.__version__, "python": platform.python_version()}
+    installed = {"softmaxkit": softmaxkit.__version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -32,4 +32,4 @@ def closest(name: str, known: Iterable[str]) -> str | None:
 def arguments_of(function: Callable[..., Any]) -> list[str]:
     """Return the names of a function's arguments, without those that stand for any number of others."""
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [name for name, each in inspect.signature(function).parameters.items() if each.kind not in several]
+    return [name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind not in several]

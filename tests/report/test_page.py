@@ -56,7 +56,7 @@ def test_the_page_has_the_claims_if_there_are_any(record: dict[str, Any]) -> Non
     assert "What the papers claim" not in render(record)
 
 
-def test_each_chart_is_there_and_vanishes_with_its_data(record: dict[str, Any]) -> None:
+def test_every_chart_is_there_and_vanishes_with_its_data(record: dict[str, Any]) -> None:
     assert len(sections(render(record))) == 4
     for part, left in (("training", 3), ("function", 3), ("error", 3)):
         less = copy.deepcopy(record)

@@ -57,7 +57,7 @@ def test_front_of_equal_points_has_one() -> None:
     assert len(pareto_front(same)) == 1
 
 
-def test_the_chart_has_each_point() -> None:
+def test_the_chart_has_every_point() -> None:
     figure = trade_off(VARIANTS)
     assert figure is not None
     solid = [trace for trace in figure.data if trace.mode == "markers"]

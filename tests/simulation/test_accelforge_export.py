@@ -96,7 +96,7 @@ def engine(name: str, keys: int, columns: int = 16) -> Engine:
     )
 
 
-def test_the_package_has_a_component_for_each_unit(tmp_path: Path, records: Path, load: Any) -> None:
+def test_the_package_has_a_component_per_unit(tmp_path: Path, records: Path, load: Any) -> None:
     components = write(tmp_path / "out", records, 1024)
     module = load(tmp_path / "out")
     classes = [value for value in vars(module).values() if isinstance(value, type) and hasattr(value, "component_name")]

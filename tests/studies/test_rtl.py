@@ -52,7 +52,7 @@ def sets(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "tables.json").read_text())["sets"])
 
 
-def test_baked_heads_have_a_folder_each_and_equal_ones_share_it(tmp_path: Path) -> None:
+def test_baked_heads_have_their_own_folders_and_equal_ones_share_one(tmp_path: Path) -> None:
     folder = tmp_path / "chip"
     results, said, progress = write(folder, HEADS)
     assert [Path(result["folder"]).name for result in results] == ["layer2-head0", "layer2-head0", "layer2-head1"]

@@ -80,7 +80,11 @@ def given(context: typer.Context, *names: str) -> list[str]:
         source = context.get_parameter_source(name)
         return source is not None and source.name == "COMMANDLINE"
 
-    return [max(each.opts, key=len) for each in context.command.params if each.name in names and is_given(each.name)]
+    return [
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if parameter.name in names and is_given(parameter.name)
+    ]
 
 
 def refuse(options: Sequence[str], why: str) -> None:

@@ -73,16 +73,16 @@ def chips_table(results: list[dict[str, Any]]) -> Table:
     for heading in ("context", "chips", "exchanges", "bytes per query", "waiting, us", "time, s", "energy, uJ"):
         table.add_column(heading, justify="right")
     for result in results:
-        for each in result["chips"]:
+        for system in result["chips"]:
             table.add_row(
                 name_of(result),
                 result["pipeline"],
                 f"{result['context']:,}",
-                f"{each['chips']:,}",
-                str(each["exchanges"]),
-                f"{each['bytes_per_query']:,}",
-                f"{1e6 * each['waiting_seconds']:,.2f}",
-                f"{each['seconds']:.3g}",
-                amount(each["energy_uj"]) if "energy_uj" in each else "–",
+                f"{system['chips']:,}",
+                str(system["exchanges"]),
+                f"{system['bytes_per_query']:,}",
+                f"{1e6 * system['waiting_seconds']:,.2f}",
+                f"{system['seconds']:.3g}",
+                amount(system["energy_uj"]) if "energy_uj" in system else "–",
             )
     return table

@@ -159,7 +159,7 @@ def synth(
     units = []
     if not verilog and not pareto and engine is None:
         every = _units(method, spec, model, layer, head, text, context, unit_sizes, cells, kind)
-        units = of_kind(every, lambda each: each.unit, kind)
+        units = of_kind(every, lambda unit_to_map: unit_to_map.unit, kind)
     with stages() as stage:
         if verilog:
             design = Verilog(verilog, top, include or [], define or [], parameter or [])

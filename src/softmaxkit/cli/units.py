@@ -97,14 +97,14 @@ def chosen_units(
     heads = read_heads(model, layer, head, text, context, rows)
     if method is not None or spec_file is not None:
         expected = chosen_spec(method, spec_file)
-        for each in heads:
-            same = expected == each.spec if spec_file is not None else expected.method == each.spec.method
+        for trained in heads:
+            same = expected == trained.spec if spec_file is not None else expected.method == trained.spec.method
             if not same:
                 raise ValueError(
-                    f"layer {each.layer} of {model} has {each.spec.name} in it, not {expected.name}; "
+                    f"layer {trained.layer} of {model} has {trained.spec.name} in it, not {expected.name}; "
                     "leave METHOD and --spec out"
                 )
-    return [(each.spec, each) for each in heads]
+    return [(trained.spec, trained) for trained in heads]
 
 
 def check_head_options(command: typer.Context, model: str | None) -> None:

@@ -58,12 +58,14 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         for name, result in zip(names, results, strict=True)
         if result["series"]["timeline"] and result["context"] == contexts[0]
     ]
-    priced = [place for place, each in enumerate(results) if "energy_uj" in each and each["context"] == contexts[-1]]
+    priced = [
+        place for place, result in enumerate(results) if "energy_uj" in result and result["context"] == contexts[-1]
+    ]
     parts = by_part([results[place] for place in priced], [names[place] for place in priced])
     split = [
-        (name, f"{result['context']:,}", each)
+        (name, f"{result['context']:,}", system)
         for name, result in zip(names, results, strict=True)
-        for each in result.get("chips", ())
+        for system in result.get("chips", ())
     ]
     return fill(
         "simulation.html.j2",
@@ -80,7 +82,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         sheet=sheet_json(_sheet(names, results)),
         chip_headings=[heading for _, heading, _ in CHIPS],
         chip_rows=[
-            (name, context, [_shown(each, key, write) for key, _, write in CHIPS]) for name, context, each in split
+            (name, context, [_shown(system, key, write) for key, _, write in CHIPS]) for name, context, system in split
         ],
         missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
         sources=_sources(names, results),

@@ -27,18 +27,18 @@ def curve(results: Sequence[Result], names: Sequence[str], methods: Mapping[str,
     """Draw a figure against the context, a line per method and pipeline; None if no result has the figure."""
     figure = go.Figure()
     for name in dict.fromkeys(names):
-        own = [each for each, other in zip(results, names, strict=True) if other == name and key in each]
+        own = [result for result, other in zip(results, names, strict=True) if other == name and key in result]
         if own:
             figure.add_scatter(
-                x=[each["context"] for each in own],
-                y=[each[key] for each in own],
+                x=[result["context"] for result in own],
+                y=[result[key] for result in own],
                 name=name,
                 mode="lines+markers",
                 line={"color": methods[own[0]["method"]].colour, "dash": DASHES[own[0]["pipeline"]]},
             )
     if not figure.data:
         return None
-    contexts = sorted({each["context"] for each in results})
+    contexts = sorted({result["context"] for result in results})
     ticks = {"tickvals": contexts, "ticktext": [f"{context:,}" for context in contexts]}
     figure.update_layout(
         base_layout(
@@ -56,9 +56,9 @@ def gantt(timeline: Sequence[Mapping[str, Any]]) -> go.Figure:
     figure = go.Figure()
     for place, (stage, (title, colour)) in enumerate(STAGES.items()):
         figure.add_bar(
-            x=[each[stage][1] - each[stage][0] for each in timeline],
-            base=[each[stage][0] for each in timeline],
-            y=[f"query {each['query']}" for each in timeline],
+            x=[query[stage][1] - query[stage][0] for query in timeline],
+            base=[query[stage][0] for query in timeline],
+            y=[f"query {query['query']}" for query in timeline],
             name=title,
             orientation="h",
             width=BAR,
@@ -82,11 +82,11 @@ def by_part(results: Sequence[Result], names: Sequence[str]) -> go.Figure | None
     if not results:
         return None
     figure = go.Figure()
-    parts = list(dict.fromkeys(part for each in results for part in each["energy_uj_by_part"]))
+    parts = list(dict.fromkeys(part for result in results for part in result["energy_uj_by_part"]))
     for place, part in enumerate(parts):
         share = [
-            each["energy_uj_by_part"].get(part, 0.0) * each["energy_uj_per_token"] / each["energy_uj"]
-            for each in results
+            result["energy_uj_by_part"].get(part, 0.0) * result["energy_uj_per_token"] / result["energy_uj"]
+            for result in results
         ]
         colour = PART_COLOURS[place % len(PART_COLOURS)]
         figure.add_bar(x=share, y=names, name=part, orientation="h", marker={"color": colour})

@@ -225,7 +225,9 @@ def _memories(costs: Costs, count: int) -> Iterator[tuple[int, float, float, flo
 
     def figures(beat: int) -> tuple[float, float, float]:
         memories = replace(costs, keys=beat * lanes).unit_memories.values()
-        area, leakage = (sum(getattr(each, figure) for each, _ in memories) for figure in ("area", "leakage"))
+        area, leakage = (
+            sum(getattr(arrangement, figure) for arrangement, _ in memories) for figure in ("area", "leakage")
+        )
         return area, sum(energy for _, energy in memories), leakage
 
     begin = 1

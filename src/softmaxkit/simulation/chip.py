@@ -93,7 +93,7 @@ def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) ->
         for loading in _loadings(hardware, sizes.channels, sizes.rows, queries.last)
         for share in shares
     ]
-    return min(runs, key=lambda each: each.cycles)
+    return min(runs, key=lambda candidate: candidate.cycles)
 
 
 def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, share: int, loading: Loading) -> Run:

@@ -106,10 +106,12 @@ class Costs:
         lanes, spec = self.sizes.rows, self.spec.to_json()
         if self.pipeline == "deferred":
             units = self._arrays(UNIT)
-            found: list[tuple[Path, Result]] = [(path, Figures(path, _as_unit(each))) for path, each in units]
+            candidates: list[tuple[Path, Result]] = [(path, Figures(path, _as_unit(result))) for path, result in units]
         else:
-            found = [each for each in self._results("units-*.json") if each[1].get("spec") == spec]
-        if not found:
+            candidates = [
+                (path, result) for path, result in self._results("units-*.json") if result.get("spec") == spec
+            ]
+        if not candidates:
             folder, process = self.records / FOLDER, self.hardware.process
             loadable = " --constants loadable" if has_constants(self.spec) else ""
             method = self.spec.method if self._is_default else "--spec FILE"
@@ -118,7 +120,7 @@ class Costs:
                 f"{method} --lanes {lanes} --storage memory{loadable} --cells {process} --clock "
                 f"{self._period:g} --json {folder}/units-{self.spec.method}-{lanes}.json"
             )
-        return min(found, key=lambda each: abs(np.log(each[1]["lanes"] / lanes)))
+        return min(candidates, key=lambda candidate: abs(np.log(candidate[1]["lanes"] / lanes)))
 
     def array(self, name: str) -> Part:
         """Return the cost of an array, `query-key` or `value`, by a least-squares fit to the records of arrays.
@@ -129,18 +131,20 @@ class Costs:
         Raises:
             NoRecord: there are no records of such an array in this process.
         """
-        found = self._arrays(name)
-        results = [each for _, each in found]
+        measured = self._arrays(name)
+        results = [result for _, result in measured]
         across = "rows" if name == QUERY_KEY else "columns"
-        counts = np.asarray([_counts(each, across) for each in results], float)
+        counts = np.asarray([_counts(result, across) for result in results], float)
         own = np.asarray(_counts(vars(self.sizes), across), float)
 
         def fitted(figure: str) -> float:
-            shares, *_ = np.linalg.lstsq(counts, np.asarray([each[figure] for each in results]), rcond=None)
+            shares, *_ = np.linalg.lstsq(counts, np.asarray([result[figure] for result in results]), rcond=None)
             return float(own @ shares)
 
-        fmax = min(each["fmax_mhz"] for each in results)
-        return Part(fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{found[0][0].name}, fitted to its sizes")
+        fmax = min(result["fmax_mhz"] for result in results)
+        return Part(
+            fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{measured[0][0].name}, fitted to its sizes"
+        )
 
     def _arrays(self, name: str) -> list[tuple[Path, Result]]:
         """Return the records of a part measured by `softmaxkit.simulation.arrays`, all of one spec and pipeline.
@@ -151,11 +155,11 @@ class Costs:
             NoRecord: there are no records of these bit widths in this process.
         """
         wanted = _widths(name, self.spec, self.pipeline)
-        found: dict[str, list[tuple[Path, Result]]] = {}
-        for path, each in self._results("arrays-*.json"):
-            if each["array"] == name and _widths(name, Spec.from_json(each["spec"]), each["pipeline"]) == wanted:
-                found.setdefault(json.dumps([each["spec"], each["pipeline"]]), []).append((path, each))
-        if not found:
+        matching: dict[str, list[tuple[Path, Result]]] = {}
+        for path, result in self._results("arrays-*.json"):
+            if result["array"] == name and _widths(name, Spec.from_json(result["spec"]), result["pipeline"]) == wanted:
+                matching.setdefault(json.dumps([result["spec"], result["pipeline"]]), []).append((path, result))
+        if not matching:
             folder, process = self.records / FOLDER, self.hardware.process
             method = f"--method {self.spec.method}" if self._is_default else "--spec FILE"
             raise NoRecord(
@@ -164,7 +168,7 @@ class Costs:
                 f"--json {folder}/arrays-{self.spec.method}-{process}.json"
             )
         own = json.dumps([self.spec.to_json(), self.pipeline])
-        return found.get(own) or next(iter(found.values()))
+        return matching.get(own) or next(iter(matching.values()))
 
     def buffer(self, size: int) -> Arrangement:
         """Return the macros of a buffer of `size` bytes, whose words hold the operands of one array cycle."""

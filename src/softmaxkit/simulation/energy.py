@@ -61,7 +61,9 @@ def bill(costs: Costs, run: Run) -> Bill:
     leaks = 1e-6 * hardware.engines * run.cycles * 1e3 / hardware.clock_mhz
     if "softmax unit" in parts:
         rows = costs.unit_memories
-        energy["row memory"] = sum(run.scores * each + leaks * made.leakage for made, each in rows.values())
+        energy["row memory"] = sum(
+            run.scores * access_energy + leaks * made.leakage for made, access_energy in rows.values()
+        )
         area["row memory"] = sum(made.area for made, _ in rows.values())
         if rows:
             sources["row memory"] = next(iter(rows.values()))[0].macro.source

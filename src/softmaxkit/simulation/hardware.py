@@ -186,7 +186,7 @@ def hardware_from(data: Any) -> Hardware:
 
 def _read(part: type[Any], data: Any, path: str) -> Any:
     """Build one of the dataclasses above from its mapping; `path` is the prefix of its keys in messages."""
-    known = {each.name: each for each in dataclasses.fields(part)}
+    known = {definition.name: definition for definition in dataclasses.fields(part)}
     if not isinstance(data, Mapping):
         where = path.removesuffix(".") or "hardware"
         raise HardwareError(f"{where} must be a mapping with the keys {', '.join(known)}, got {data!r}")
@@ -194,15 +194,15 @@ def _read(part: type[Any], data: Any, path: str) -> Any:
         if key not in known:
             raise HardwareError(f"{path}{key} is unknown; {suggestion(str(key), known, 'the valid keys are')}")
     types = typing.get_type_hints(part)
-    for key, each in known.items():
+    for key, definition in known.items():
         if key not in data:
-            raise HardwareError(f"{path}{key} is missing: {each.metadata['what']}")
-    return part(**{key: _value(types[key], each, data[key], f"{path}{key}") for key, each in known.items()})
+            raise HardwareError(f"{path}{key} is missing: {definition.metadata['what']}")
+    return part(**{key: _value(types[key], definition, data[key], f"{path}{key}") for key, definition in known.items()})
 
 
-def _value(kind: type[Any], each: dataclasses.Field[Any], value: Any, path: str) -> Any:
+def _value(kind: type[Any], definition: dataclasses.Field[Any], value: Any, path: str) -> Any:
     """Return the checked value of a key."""
-    what, least, most = (each.metadata[key] for key in ("what", "least", "most"))
+    what, least, most = (definition.metadata[key] for key in ("what", "least", "most"))
     if dataclasses.is_dataclass(kind):
         return _read(kind, value, f"{path}.")
     if kind is bool:

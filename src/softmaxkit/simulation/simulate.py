@@ -101,7 +101,7 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
     def of_contexts(spec: Spec, pipeline: str) -> list[dict[str, Any]]:
         return [_result(options, spec, pipeline, context) for context in options.contexts]
 
-    results = [result for each in by_pipeline(options, say, of_contexts) for result in each]
+    results = [result for pipeline_results in by_pipeline(options, say, of_contexts) for result in pipeline_results]
     inputs = {
         "model": options.workload.to_json(),
         "hardware": options.hardware.to_json(),

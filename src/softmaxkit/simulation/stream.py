@@ -172,7 +172,7 @@ def _memory(
     """
 
     def port(kind: str, ways: tuple[str, str]) -> dict[str, Any]:
-        allocation = [f"{each}, {way}" for each in operands for way in (ways if each == "O" else ways[:1])]
+        allocation = [f"{operand}, {way}" for operand in operands for way in (ways if operand == "O" else ways[:1])]
         return _port(kind, width, allocation)
 
     return {
@@ -192,7 +192,7 @@ def _dram(options: SimulationOptions) -> dict[str, Any]:
     hardware = options.hardware
     width = max(round(8 * hardware.bytes_per_cycle), 1)
     directions = ["fh", "tl", "fl", "th"]
-    allocation = [f"{each}, {way}" for each in ("I1", "I2") for way in directions[:2]]
+    allocation = [f"{operand}, {way}" for operand in ("I1", "I2") for way in directions[:2]]
     allocation += [f"O, {way}" for way in directions]
     return {
         "name": "dram",

@@ -25,12 +25,12 @@ def timeline(engine: Engine, queries: Queries) -> list[dict[str, Any]]:
     jobs = -(-SHOWN // len(queries))
     attended = list(islice((keys for _ in range(jobs) for keys in reversed(queries)), SHOWN))[::-1]
     shown = []
-    for number, (keys, each) in enumerate(zip(attended, times(engine, attended), strict=True)):
+    for number, (keys, query_times) in enumerate(zip(attended, times(engine, attended), strict=True)):
         works = engine.sizes.steps * engine.sizes.beats(keys)
         stages = {
-            "qk": (each.begun, each.begun + works),
-            "unit": (each.begun + engine.sizes.steps, each.weighted),
-            "pv": (each.weighted, each.weighted + works),
+            "qk": (query_times.begun, query_times.begun + works),
+            "unit": (query_times.begun + engine.sizes.steps, query_times.weighted),
+            "pv": (query_times.weighted, query_times.weighted + works),
         }
         shown.append({"query": number, "keys": keys, **stages})
     return shown

@@ -109,10 +109,10 @@ def verify_engines(
     forms = [form for spec in specs for form in forms_of_engine(spec, options)]
     forms_of_pipeline = Counter((engine.attention.spec, engine.pipeline) for _, engine in forms)
     results = []
-    for each, engine in forms:
+    for form_options, engine in forms:
         spec = engine.attention.spec
         count = forms_of_pipeline[spec, engine.pipeline]
-        title = engine.pipeline + (f" {'loadable' if each.loadable else 'baked'}" if count > 1 else "")
+        title = engine.pipeline + (f" {'loadable' if form_options.loadable else 'baked'}" if count > 1 else "")
         fault = Fault(seed) if inject_fault else None
         progress = stage(f"verify {spec.name} {title}")
         verification = verify_engine(engine, -(-outputs // count), seed, fault, waveform, progress)

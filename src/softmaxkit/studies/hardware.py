@@ -78,10 +78,12 @@ def of_kind(units: Iterable[T], unit_of: Callable[[T], SoftmaxUnit], kind: Kind 
     some = list(units)
     if kind is None:
         return some
-    with_constants = [each for each in some if has_constants(unit_of(each).spec)]
-    selected = [each for each in with_constants if (unit_of(each).registers is not None) == (kind == "loadable")]
+    with_constants = [candidate for candidate in some if has_constants(unit_of(candidate).spec)]
+    selected = [
+        candidate for candidate in with_constants if (unit_of(candidate).registers is not None) == (kind == "loadable")
+    ]
     if not selected:
-        names = ", ".join(dict.fromkeys(unit_of(each).spec.name for each in some))
+        names = ", ".join(dict.fromkeys(unit_of(candidate).spec.name for candidate in some))
         lacks = f"unit with {kind} constants" if with_constants else "constants to bake in or to load"
         raise ValueError(f"{names} has no {lacks}; leave --constants out")
     return selected
@@ -117,7 +119,7 @@ def read_heads(
     if layer is not None and not 0 <= layer < count:
         raise ValueError(f"--layer must be from 0 to {count - 1} for this model, got {layer}")
     set_mode(loaded, "integer")
-    found: list[TrainedHead] = []
+    trained_heads: list[TrainedHead] = []
     places = itertools.count()
 
     def see(scores: RealScores) -> None:
@@ -126,10 +128,12 @@ def read_heads(
             return
         if head is not None and not 0 <= head < heads:
             raise ValueError(f"--head must be from 0 to {heads - 1} for this model, got {head}")
-        found.extend(head_of_layer(scores, place, each, rows) for each in range(heads) if head in (None, each))
+        trained_heads.extend(
+            head_of_layer(scores, place, number, rows) for number in range(heads) if head in (None, number)
+        )
 
     see_scores(loaded, read_corpus(text, tokenizer).held_out_windows(context, windows_at_once(WINDOWS, context)), see)
-    return found
+    return trained_heads
 
 
 def head_of_layer(scores: RealScores, layer: int, head: int, rows: int | None = None) -> TrainedHead:

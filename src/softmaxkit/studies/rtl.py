@@ -171,7 +171,7 @@ def _results(unit: SoftmaxUnit, name: str, folder: Path, heads: Sequence[Trained
             **({"sets": unit.sets} if unit.sets > 1 else {}),
             latency_cycles=unit.latency(unit.max_row),
             interval_cycles=unit.interval(unit.max_row),
-            constants=[each.to_json() for each in constants],
+            constants=[head.to_json() for head in constants],
         )
         for layer, number, constants in places
     ]

@@ -180,7 +180,7 @@ def verify_scores(scores: Sequence[RealScores], progress: Progress | None = None
     heads = [head_of_layer(of, layer, head) for layer, of in enumerate(scores) for head in range(of.scores.shape[1])]
     longest = max(int(head.rows.lengths.max()) for head in heads)
     unit = spec.unit(max_row=max(longest, 256))
-    of_each = max(1, min(ROWS, MODEL_OUTPUTS // (len(heads) * longest)))
-    rows = [(head.constants, head.rows.first(of_each, longest)) for head in heads]
+    rows_per_head = max(1, min(ROWS, MODEL_OUTPUTS // (len(heads) * longest)))
+    rows = [(head.constants, head.rows.first(rows_per_head, longest)) for head in heads]
     constants = list(dict.fromkeys(head.constants for head in heads))[:EXAMPLES]
     return verify(unit, constants, COMPARED_OUTPUTS, 0, rows, progress=progress)
