@@ -104,11 +104,13 @@ def measure(arguments: Namespace) -> tuple[dict[str, Any], Results]:
         every = list(contenders(config, DTYPES[arguments.dtype]))
         for contender in every:
             contender.read(prompt)
-        runs = {name_of(each.result, "storage"): partial(each.seconds, arguments.tokens) for each in every}
+        runs = {
+            name_of(contender.result, "storage"): partial(contender.seconds, arguments.tokens) for contender in every
+        }
         figures = timed(runs, arguments, "generate tokens")
     shape = ("context", "tokens", "layers", "heads", "key_heads", "dtype")
     inputs = {name: getattr(arguments, name) for name in shape} | machine(arguments)
-    results = [each.result | own for each, own in zip(every, figures.values(), strict=True)]
+    results = [contender.result | own for contender, own in zip(every, figures.values(), strict=True)]
     for result in results:
         result["seconds_per_token"] = result.pop("seconds")
     return inputs, results

@@ -111,8 +111,8 @@ def errors_by_first_keys(tokens: int, ratio: float) -> Iterator[dict[str, Any]]:
         for keys_are, queries, keys in (("ordinary", query, key), ("after a sink", narrow, with_sink(wide))):
             scores = queries.double() @ keys.double().mT
             for bits in BITS:
-                found = encode(keys, bits, *frame(keys[:, :, :first], bits)).decoded(torch.float64)
-                error = error_percent(queries.double() @ found.mT, scores)
+                decoded = encode(keys, bits, *frame(keys[:, :, :first], bits)).decoded(torch.float64)
+                error = error_percent(queries.double() @ decoded.mT, scores)
                 where = {"keys": keys_are, "first_keys": first, "storage": f"{bits}-bit cache"}
                 yield make_result(SPEC, "float", **where, scores_error_percent=error)
 
@@ -154,20 +154,20 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     for kind in KINDS:
         *cached, alone = (result for result in results if result.get("outliers") == kind)
         errors = [
-            f"{each['storage']} {each['scores_error_percent']:.2f}%, {each['results_error_percent']:.1f}%"
-            for each in cached
+            f"{result['storage']} {result['scores_error_percent']:.2f}%, {result['results_error_percent']:.1f}%"
+            for result in cached
         ]
         errors.append(f"no cache ({alone['backend']}) {alone['results_error_percent']:.1f}%")
         yield f"  {kind:30}" + "; ".join(errors)
     yield "first keys that give the frame: errors of scores, 8 and 4 bits, of ordinary keys; after a sink"
     for first in FIRST:
-        errors = [f"{each['scores_error_percent']:.2f}%" for each in results if each.get("first_keys") == first]
+        errors = [f"{result['scores_error_percent']:.2f}%" for result in results if result.get("first_keys") == first]
         yield f"  {first:4} keys  {', '.join(errors)}"
     names = ", ".join(f"{spec.title}{f' {spec.bits} bits' if isinstance(spec, Exaq) else ''}" for spec, _ in METHODS)
     yield f"no cache, errors of results, and with queries and keys in bfloat16: {names}"
     for channels, size in product(SIZES, RATIOS):
-        own = [each for each in results if (each.get("channels"), each.get("ratio")) == (channels, size)]
-        errors = [f"{each['results_error_percent']:.1f}% {each['bfloat16_error_percent']:.1f}%" for each in own]
+        own = [result for result in results if (result.get("channels"), result.get("ratio")) == (channels, size)]
+        errors = [f"{result['results_error_percent']:.1f}% {result['bfloat16_error_percent']:.1f}%" for result in own]
         yield f"  {channels:4} channels, one x {size:<3} ({own[0]['backend']})  {', '.join(errors)}"
 
 

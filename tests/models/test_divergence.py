@@ -22,11 +22,11 @@ def test_the_first_diverging_step_is_recorded() -> None:
     seen = Divergence(torch.device("cpu"))
     good, nan, infinite = torch.ones(3), torch.tensor([1.0, torch.nan]), torch.tensor([torch.inf])
     seen.see("a gradient", 1, [good, good, good])
-    assert seen.found() == {}
+    assert seen.first_steps() == {}
     seen.see("a gradient", 2, [good, nan, infinite])
     seen.see("a gradient", 3, [nan, nan, good])
     seen.see("the loss", 3, [infinite])
-    assert seen.found() == {"a gradient": (2, [1, 2]), "the loss": (3, [0])}
+    assert seen.first_steps() == {"a gradient": (2, [1, 2]), "the loss": (3, [0])}
 
 
 def test_large_values_are_finite_whatever_their_dtype() -> None:
@@ -35,7 +35,7 @@ def test_large_values_are_finite_whatever_their_dtype() -> None:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         largest = torch.full((3,), torch.finfo(dtype).max, dtype=dtype)
         seen.see(str(dtype), 1, [largest, torch.ones(2), -largest])
-    assert seen.found() == {}
+    assert seen.first_steps() == {}
 
 
 class Halves(nn.Module):

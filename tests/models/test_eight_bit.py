@@ -41,7 +41,7 @@ def test_a_percentile_below_the_stored_values_is_refused() -> None:
         seen.percentile(80.0)
 
 
-def test_weights_have_a_scale_for_each_output() -> None:
+def test_weights_have_a_scale_per_output() -> None:
     weight = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * torch.logspace(-6, 3, 5)[:, None]
     rounded = rounded_weights(weight, 0)
     scale = weight.abs().amax(1, keepdim=True) / 127

@@ -104,7 +104,7 @@ def calibrated_error(scores: Tensor) -> float:
 
 
 @pytest.mark.parametrize("few", [1 << 20, 0], ids=["all rows", "one in four"])
-def test_consmax_calibration_sees_each_heads_largest_score(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_consmax_calibration_sees_every_heads_largest_score(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest score of each head is in a row that sampling every fourth row would miss."""
     monkeypatch.setattr(consmax_calibration, "FEW_SCORES", few)
     scores = torch.randn(3, 2, 16, 16, generator=torch.Generator().manual_seed(0)) / 4

@@ -247,7 +247,7 @@ def test_a_custom_class_is_loaded_if_passed(tmp_path: Path) -> None:
     assert torch.equal(logits(softmaxkit.load(tmp_path, model_class=AutoModelForCausalLM)), logits(model))
 
 
-def test_two_models_of_one_config_do_not_switch_each_other_off(tmp_path: Path) -> None:
+def test_two_models_of_one_config_do_not_switch_one_another_off(tmp_path: Path) -> None:
     config = GPT2Config(vocab_size=100, n_embd=32, n_layer=1, n_head=4)
     one, two = GPT2LMHeadModel(config).eval(), GPT2LMHeadModel(config).eval()
     softmaxkit.apply(one, Softermax())

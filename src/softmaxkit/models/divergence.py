@@ -32,7 +32,7 @@ class Divergence:
         is_new = (first == 0) & wrong.any()
         self._first[what] = torch.where(is_new, step_now, first), torch.where(is_new, wrong, places)
 
-    def found(self) -> dict[str, tuple[int, list[int]]]:
+    def first_steps(self) -> dict[str, tuple[int, list[int]]]:
         """Return for each kind of value the first step at which one was not finite, and the indices of those tensors.
 
         This waits for the device.

@@ -118,6 +118,6 @@ def _is_causal(model: PreTrainedModel) -> bool:
             return True
     if logits[0].shape[:2] != (1, 4):
         return False
-    if not all(each.isfinite().all() for each in logits):  # cannot be compared; measuring its loss raises the error
+    if not all(output.isfinite().all() for output in logits):  # cannot be compared; measuring its loss raises the error
         return True
     return torch.allclose(logits[0][:, :3], logits[1][:, :3], rtol=1e-3, atol=1e-3 * logits[0].abs().max().item())

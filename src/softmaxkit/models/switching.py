@@ -44,7 +44,7 @@ def separate_configs(model: PreTrainedModel) -> None:
     """
     copies: dict[int, Any] = {}
     memo: dict[int, Any] = {}
-    for other in [each for each in _switched if _ORIGINAL in each.__dict__]:  # not those still being copied
+    for other in [other for other in _switched if _ORIGINAL in other.__dict__]:  # not those still being copied
         if other is model or any(part is model for part in other.modules()) or any(x is other for x in model.modules()):
             continue
         originals = {id(config): name for config, name in other.__dict__[_ORIGINAL].implementations}
@@ -132,12 +132,12 @@ def implementations(model: nn.Module) -> Implementations:
 def _named(model: nn.Module) -> Implementations:
     """Return the configs of a model and its submodels, and their nested sub-configs, with their implementations."""
     configs: dict[int, Any] = {}
-    found: list[Any] = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
-    while found:
-        config = found.pop(0)
+    queue: list[Any] = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    while queue:
+        config = queue.pop(0)
         if config is not None and id(config) not in configs:
             configs[id(config)] = config
-            found += [getattr(config, name, None) for name in config.sub_configs]
+            queue += [getattr(config, name, None) for name in config.sub_configs]
     return [(config, _current(config)) for config in configs.values()]
 
 

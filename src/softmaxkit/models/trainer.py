@@ -148,7 +148,7 @@ class MethodTrainer(Trainer):
         divergence.see("a gradient", step, list(named.values()))
         if step % CHECK_INTERVAL and step not in self.watch.stops and step < self.state.max_steps:
             return
-        for what, (first, places) in sorted(divergence.found().items(), key=lambda found: found[1][0]):
+        for what, (first, places) in sorted(divergence.first_steps().items(), key=lambda entry: entry[1][0]):
             names = list(named)
             where = names[max(places)] if what == "a gradient" else "the loss itself"
             self._stop(f"{what} is not finite", where, first)

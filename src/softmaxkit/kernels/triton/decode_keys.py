@@ -55,10 +55,11 @@ def load_steps(
     groups = tl.arange(0, GROUPS)
     count: tl.constexpr = (CHANNELS + 31) // 32 if BITS == 4 else 1
     inside = is_there[:, None] & (groups < count)[None, :]
-    found = tl.load(steps + places[:, None] + groups[None, :] * stride_group, mask=inside, other=0.0).to(tl.float32)
+    pointers = steps + places[:, None] + groups[None, :] * stride_group
+    group_steps = tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
     if PAGE:
-        found = tl.where((is_key & (is_there == 0))[:, None], float("nan"), found)
-    return found
+        group_steps = tl.where((is_key & (is_there == 0))[:, None], float("nan"), group_steps)
+    return group_steps
 
 
 @triton.jit
@@ -79,8 +80,8 @@ def decode_units(units, magic, J: tl.constexpr, BITS: tl.constexpr, CONVERTS: tl
             words = words ^ -0x7F7F7F80  # adds 128 to each code; 4-bit codes are stored plus 8
         if J >= 16 // BITS:
             words = words >> 16
-        found = (words & (((1 << BITS) - 1) << place)) | (magic - (place << 23))
-        return found.to(tl.float32, bitcast=True) - ((1 << (23 - place)) + (1 << (BITS - 1)))
+        pattern = (words & (((1 << BITS) - 1) << place)) | (magic - (place << 23))
+        return pattern.to(tl.float32, bitcast=True) - ((1 << (23 - place)) + (1 << (BITS - 1)))
 
 
 @triton.jit
