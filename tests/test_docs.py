@@ -84,7 +84,7 @@ def test_links_commands_and_files_exist(page: Path) -> None:
     assert missing_files(text) == []
 
 
-def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# One\n[a](#one) [b](#two) [c](other.md) [d](page.md#one)\n")
     assert broken_links(page) == ["#two", "other.md"]

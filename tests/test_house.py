@@ -1,4 +1,4 @@
-"""The rules of the house that a reader relies on: who may ask which method it is, and which way imports point."""
+"""The rules of the house that a reader relies on: who asks which method it is, where imports point, what names say."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ LAYERS = (
     ("cli",),
 )
 """Imports go downwards: what stands in one line knows only what stands above it, and what stands beside it."""
+
+FILLERS = {"each", "found", "told"}
+"""Words that say nothing about what an identifier is, alone or between underscores."""
 
 
 def names_a_method(path: Path) -> list[str]:
@@ -79,6 +82,48 @@ def test_imports_point_one_way() -> None:
                 if parts[0] == "softmaxkit" and len(parts) > 1 and room(parts[1]) > room(own):
                     wrong.append(f"{path.relative_to(SOURCE)}:{node.lineno} imports {module}")
     assert not wrong
+
+
+def names_with_fillers(text: str) -> list[str]:
+    """Return the identifiers of a source that are or contain a filler, as "line: name"; imported names are others'."""
+    places = []
+    for node in ast.walk(ast.parse(text)):
+        for field, content in ast.iter_fields(node):
+            if isinstance(node, ast.Constant | ast.ImportFrom) or (isinstance(node, ast.alias) and field == "name"):
+                continue
+            for name in content if isinstance(content, list) else [content]:
+                if isinstance(name, str) and FILLERS & set(name.lower().split("_")):
+                    places.append(f"{getattr(node, 'lineno', '?')}: {name}")
+    return places
+
+
+def test_names_say_what_things_are() -> None:
+    root = SOURCE.parents[1]
+    paths = sorted(path for folder in ("src", "tests", "benchmarks") for path in (root / folder).rglob("*.py"))
+    wrong = [
+        f"{path.relative_to(root)}:{place}"
+        for path in paths
+        for place in names_with_fillers(path.read_text(encoding="utf-8"))
+    ]
+    assert paths
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("for each in rows:\n    print(each)", ["1: each", "2: each"]),
+        ("def told(self, found_rows, *, rows_of_each=1): ...", ["1: told", "1: found_rows", "1: rows_of_each"]),
+        ("class Found: ...", ["1: Found"]),
+        ("rows.found[0] = f(each=1)", ["1: found", "1: each"]),
+        ("import re as found", ["1: found"]),
+        ("match rows:\n    case {**told}: ...", ["2: told"]),
+        ("def f():\n    global found", ["2: found"]),
+        ("from re import found\n'each'  # told\nreached, founded = f'found', rows", []),
+    ],
+)
+def test_the_check_sees_names(text: str, names: list[str]) -> None:
+    assert sorted(names_with_fillers(text)) == sorted(names)
 
 
 def test_the_command_that_tests_a_wheel_passes() -> None:

@@ -80,7 +80,7 @@ def test_the_command_of_a_record_is_one_of_todays(command: str, monkeypatch: pyt
         "python benchmarks/paged_cache.py --rounds 0",
     ],
 )
-def test_a_command_that_is_wrong_is_found(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_is_wrong_is_rejected(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((UsageError, KeyError, SystemExit)):
         parse(shlex.split(wrong), monkeypatch)
 

@@ -54,7 +54,7 @@ def test_the_bound_of_a_series_is_tight(degree: int, segments: int) -> None:
     assert bound - omitted == pytest.approx(degree * 2.0 ** -(bits + GUARD_BITS), rel=1e-2, abs=0)
 
 
-def test_the_bound_of_the_reciprocal_has_a_term_for_each_cause() -> None:
+def test_the_bound_of_the_reciprocal_has_a_term_for_every_cause() -> None:
     """Chord, table entries, final rounding, all relative to a mantissa of 1/2, and the truncated argument."""
     for segments, bits in ((1, 20), (8, 7), (256, 5)):
         last = 2.0**-bits

@@ -42,7 +42,7 @@ MUTANTS = [NeverEmpty(WIDTH, 4), NeverFull(WIDTH, 4)]
 
 
 @verilator
-def test_beats_come_out_in_order_one_each_cycle() -> None:
+def test_beats_come_out_in_order_one_per_cycle() -> None:
     """Every depth and storage is a FIFO of that depth, with a correct `empty`."""
     bank = Bank([*BUFFERS, *MUTANTS])
     simulator = Verilated(bank, fast=False)

@@ -255,7 +255,7 @@ def test_keys_that_are_not_finite_are_no_part_of_the_frame(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", BITS)
-def test_a_frame_is_that_of_each_sequence_alone_and_of_channels_that_are_used(bits: int) -> None:
+def test_a_frame_is_that_of_its_sequence_alone_and_of_channels_that_are_used(bits: int) -> None:
     keys = torch.randn(2, 3, 40, 12, generator=torch.Generator().manual_seed(0))
     keys[0, :, :, 3] *= 100
     keys[1, 1, :, 7] *= 30

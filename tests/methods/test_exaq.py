@@ -213,7 +213,7 @@ def test_clips_of_several_heads_are_refused_where_one_is_needed(clip: Any) -> No
 
 
 @pytest.mark.parametrize("clip", ["gaussian", "laplace", "naive", "searched", "output"])
-def test_heads_are_calibrated_as_each_would_be_alone(clip: Any) -> None:
+def test_heads_are_calibrated_as_if_alone(clip: Any) -> None:
     scores, mask = head_scores()
     values = torch.randn(2, 3, 40, 8, generator=torch.Generator().manual_seed(1))
     attended = mask.expand_as(scores).clone()

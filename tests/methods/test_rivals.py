@@ -62,7 +62,7 @@ def test_sigmoids_of_equal_scores_sum_to_about_one() -> None:
     assert Sigmoid(keys=512).start(64) == {"bias": -math.log(512)}
 
 
-def test_a_fitted_bias_is_minus_the_mean_log_sum_of_each_head() -> None:
+def test_a_fitted_bias_is_minus_the_mean_log_sum_of_its_head() -> None:
     module = Sigmoid(bias="fitted").module(heads=2)
     scores, attended = torch.randn(3, 2, 5, 7), torch.rand(3, 2, 5, 7) < 0.7
     attended[..., 0] = True

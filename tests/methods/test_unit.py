@@ -43,7 +43,7 @@ def unit_of(case: Case, form: str, sizes: dict[str, Any]) -> SoftmaxUnit:
     return case.spec.unit(storage=form, **sizes)
 
 
-def one_of_each_kind() -> Iterator[Any]:
+def one_case_per_kind() -> Iterator[Any]:
     """Yield the cases with a unit; the fast tests use the default of each method, and each storage once."""
     seen: set[str] = set()
     for case in CASES:
@@ -54,7 +54,7 @@ def one_of_each_kind() -> Iterator[Any]:
 
 
 @verilator
-@pytest.mark.parametrize("case", one_of_each_kind())
+@pytest.mark.parametrize("case", one_case_per_kind())
 def test_every_result_equals_golden(case: Case) -> None:
     agrees(unit_of(case, case.unit, SMALLER))
 
