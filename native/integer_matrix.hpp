@@ -72,8 +72,8 @@ inline void add_to(float* to, const Sums& sums) {
     std::memcpy(to, &total, sizeof total);
 }
 
-// Adds to a tile of float rows the products of weights and the panels' values. Weights are bytes; or two planes of them,
-// as in `wide_dots`.
+// Adds to a tile of float rows the products of weights and the panels' values. Weights are bytes, or two planes of
+// bytes as in `wide_dots`.
 template <int vectors>
 void value_tile(const uint8_t* weights, int64_t row, int64_t plane, int planes, const int8_t* values, int64_t columns,
                 int64_t steps, float* to) {

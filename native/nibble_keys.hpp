@@ -105,21 +105,21 @@ private:
     // The products of a query with 16 keys, separately for each step of a vector.
     template <int64_t slots>
     void products(const uint8_t* keys, int64_t index, int64_t vector, __m512i (&to)[4 / slots]) const {
-        constexpr int64_t each = tokens_together / slots;
-        __m512i sums[each] = {};
+        constexpr int64_t vectors = tokens_together / slots;
+        __m512i sums[vectors] = {};
         const auto add = [&](const int8_t* queries) {
             for (int64_t odd = 0; odd < 2; ++odd) {
                 const __m512i query = _mm512_loadu_si512(queries + at(index, vector, odd));
-                const uint8_t* from = keys + (vector * 2 + odd) * each * bytes_of_vector;
+                const uint8_t* from = keys + (vector * 2 + odd) * vectors * bytes_of_vector;
 #pragma GCC unroll 16
-                for (int64_t key = 0; key < each; ++key) {
+                for (int64_t key = 0; key < vectors; ++key) {
                     sums[key] = _mm512_dpbusd_epi32(sums[key], _mm512_load_si512(from + key * bytes_of_vector), query);
                 }
             }
         };
         add(high_.data());
 #pragma GCC unroll 16
-        for (int64_t key = 0; key < each; ++key) sums[key] = _mm512_slli_epi32(sums[key], 8);
+        for (int64_t key = 0; key < vectors; ++key) sums[key] = _mm512_slli_epi32(sums[key], 8);
         add(low_.data());
         in_order(sums, to);
     }

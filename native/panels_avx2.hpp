@@ -1,4 +1,4 @@
-// The operations of integer_matrix.hpp in AVX2, with the products of bytes that some processors have beside it (AVX-VNNI).
+// The operations of integer_matrix.hpp in AVX2, with products of bytes where the processor has them (AVX-VNNI).
 #pragma once
 
 #include <immintrin.h>
@@ -49,16 +49,16 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
 
 // Looks up 32 codes below 128, 16 entries of the table at a time.
 SOFTMAXKIT_INLINE __m256i look_up(__m256i code, const uint8_t* table) {
-    __m256i found = _mm256_setzero_si256();
+    __m256i weights = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (int64_t first = 0; first < codes; first += 16) {
         const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table + first));
         // 112 + place for codes among these entries; the others get the highest bit, which makes the result 0.
         const __m256i place = _mm256_adds_epu8(_mm256_xor_si256(code, _mm256_set1_epi8(static_cast<int8_t>(first))),
                                                _mm256_set1_epi8(112));
-        found = _mm256_or_si256(found, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), place));
+        weights = _mm256_or_si256(weights, _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), place));
     }
-    return found;
+    return weights;
 }
 
 template <bool summed>

@@ -134,8 +134,8 @@ inline void narrow_panel(const TileSums& sums, int64_t rows, const int32_t* star
     }
 }
 
-// Adds to rows of floats the products of weights and the panels' values. Weights are bytes; or two planes of them, as in
-// `wide_dots`.
+// Adds to rows of floats the products of weights and the panels' values. Weights are bytes, or two planes of bytes as
+// in `wide_dots`.
 template <int vectors>
 void value_block(const uint8_t* weights, int64_t rows, int64_t plane, int planes, const uint8_t* values,
                  int64_t columns, int64_t panels, TileSums* sums, float* to) {
