@@ -1,5 +1,5 @@
-// Attention with 8-bit products: keys and values are quantised, the expected error of the products is estimated, and the
-// queries are processed one stripe at a time.
+// Attention with 8-bit products: keys and values are quantised, the expected error of the products is estimated, and
+// the queries are processed one stripe at a time.
 #pragma once
 
 #include <cmath>

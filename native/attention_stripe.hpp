@@ -1,5 +1,5 @@
-// One stripe of queries of attention with 8-bit products: their 16-bit scores with all keys; 8-bit weights from a table,
-// indexed by a score's distance below its row's maximum; and the products of the weights with the values.
+// One stripe of queries of attention with 8-bit products: their 16-bit scores with all keys; 8-bit weights from a
+// table, indexed by a score's distance below its row's maximum; and the products of the weights with the values.
 #pragma once
 
 #include <limits>
@@ -79,7 +79,8 @@ private:
             noise += score_noise(query.norm, query.step, keys);
             // The contribution of the keys' mean to the scores is added without quantisation.
             if (!of_.weights.normalised) {
-                row.zero = of_.scale * product(from, keys.mean.data(), shape.channels) - double{query.step} * query.of_mean;
+                const double of_mean = of_.scale * product(from, keys.mean.data(), shape.channels);
+                row.zero = of_mean - double{query.step} * query.of_mean;
             }
             row.seen = shape.seen(index);
             if (shape.masked) row.mask = token(of_.mask, shape.mask, batch, head, index);

@@ -1,5 +1,5 @@
-// The attribute of small functions on vectors: a call would pass vectors through memory, which takes longer than most of
-// them compute, and the compiler's estimate of their size leaves some out of line. tests/kernels/test_inlining.py finds
+// The attribute of small functions on vectors: a call would pass vectors through memory, which takes longer than most
+// of them compute, and the compiler's estimate of their size leaves some out of line. tests/kernels/test_inlining.py finds
 // those.
 #pragma once
 

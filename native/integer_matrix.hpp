@@ -6,7 +6,8 @@
 //   wide_dots does so for rows of integers below 2^15, whose upper bytes are `plane` bytes before their lower bytes.
 //   narrow    shifts the sums of a row with a panel right, to 16-bit scores, and updates `highest`, the maximum at each
 //             position of the panel.
-//   hide      replaces the scores of hidden keys by 0, which is below every score, and updates `highest` with the others.
+//   hide      replaces the scores of hidden keys by 0, which is below every score, and updates `highest` with the
+//             others.
 //   weigh     looks up the weights of a panel: (anchor - score) * multiplier / 2^16, clamped to 0..127, indexes the
 //             table. If `summed`, adds the weights to `sums`, distributed over its lanes. All words of `anchor` are
 //             equal, as are those of `multiplier`.

@@ -158,8 +158,8 @@ struct PackedQuery {
     float norm = 0;       // sum of the squares of its channels, each times the scale and the keys' step
 };
 
-// The expected mean square error of a query's scores: rounding errors of the codes of queries and keys are uniform, with
-// a mean square of 1/12.
+// The expected mean square error of a query's scores: rounding errors of the codes of queries and keys are uniform,
+// with a mean square of 1/12.
 inline double score_noise(double norm, double step, const PackedKeys& keys) {
     return (norm + step * step * keys.spread) / 12;
 }

@@ -1,6 +1,6 @@
 // Codes of a cache, widened for products in AVX2 or NEON: see integer_codes.hpp. They are read 16 bytes at a time,
-// which become vectors of 16 codes: one with 8 bits; two with 4, the lower nibbles first. Each instruction set has these
-// operations of its own:
+// which become vectors of 16 codes: one with 8 bits; two with 4, the lower nibbles first. Each instruction set has
+// these operations of its own:
 //
 //   widen            writes the vectors of 16 bytes, `step` codes apart.
 //   multiply_keys    returns the products of a query with as many keys as a vector has lanes. The query has a
