@@ -38,7 +38,7 @@ public:
         : of_(of), padded_(rounded_up(of.seen.count(), panel)),
           columns_(rounded_up(of.shape.value_channels, lanes)), bytes_(4 * key_steps(of.shape.channels)),
           rows_(rows), whole_(rounded_up(of.shape.channels, width)), queries_(rows * bytes_), scores_(rows * padded_),
-          highest_(rows * panel), panel_weights_(of.weights.planes * plane()), sums_(rows * of.weights.planes),
+          highest_(rows * panel), panel_weights_(of.weights.planes * plane_bytes()), sums_(rows * of.weights.planes),
           totals_(rows * columns_) {}
 
     // Computes the results of queries `first` to `last` and returns the sum of the expected mean square errors of their
@@ -141,7 +141,7 @@ private:
         return seen_of_panel(row.seen, row.mask, of_.shape.mask[3], at);
     }
 
-    int64_t plane() const { return static_cast<int64_t>(rows_.size()) * block * panel; }  // of weights, in bytes
+    int64_t plane_bytes() const { return static_cast<int64_t>(rows_.size()) * block * panel; }
 
     // Adds the products of the weights and values of a block of panels.
     void add(const PackedValues& values, int64_t begin, int64_t end) {
@@ -155,12 +155,12 @@ private:
                 const auto part = [&](auto vectors) {
                     float* to = totals_.data() + row * columns_ + column;
 #if defined(SOFTMAXKIT_TILES)
-                    value_block<vectors>(weights(0, 0), count_, plane(), planes,
+                    value_block<vectors>(weights(0, 0), count_, plane_bytes(), planes,
                                          reinterpret_cast<const uint8_t*>(from + 4 * column), columns_, end - begin,
                                          tile_sums_.get(), to);
 #else
-                    value_tile<vectors>(weights(row, 0), block * panel, plane(), planes, from + 4 * column, columns_,
-                                        (end - begin) * panel_steps, to);
+                    value_tile<vectors>(weights(row, 0), block * panel, plane_bytes(), planes, from + 4 * column,
+                                        columns_, (end - begin) * panel_steps, to);
 #endif
                 };
                 const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
@@ -185,7 +185,7 @@ private:
         const Row* rows = rows_.data();
         for (int64_t at = begin; at < end; ++at) {
             const uint16_t* from = scores(0, at);
-            uint8_t* to = weights(0, at - begin) + plane * this->plane();
+            uint8_t* to = weights(0, at - begin) + plane * plane_bytes();
             for (int64_t row = 0; row < count; ++row, from += panel, to += panel) {
                 one(rows[row], at, from, to, sums[row]);
             }
@@ -195,7 +195,7 @@ private:
             const Row row = rows_[index];
             Sums sum = sums[index];
             for (int64_t at = begin; at < end; ++at) {
-                one(row, at, scores(index, at), weights(index, at - begin) + plane * this->plane(), sum);
+                one(row, at, scores(index, at), weights(index, at - begin) + plane * plane_bytes(), sum);
             }
             sums[index] = sum;
         }

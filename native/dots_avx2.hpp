@@ -11,45 +11,24 @@ namespace softmaxkit {
 
 #define SOFTMAXKIT_WORDS  // `wide_dots` multiplies words
 
-// Four bytes of a row as pairs of words: the even ones, then the odd ones.
-struct PairsOfBytes {
-    const uint8_t* rows;
+constexpr uint32_t even_bytes = 0x00ff00ff;
 
-    void read(int64_t at, int32_t (&pairs)[2]) const {
-        const uint32_t four = dword(rows + at);
-        pairs[0] = static_cast<int32_t>(four & even);
-        pairs[1] = static_cast<int32_t>(four >> 8 & even);
-    }
+SOFTMAXKIT_INLINE uint32_t four_bytes(const uint8_t* from) {
+    uint32_t four;
+    std::memcpy(&four, from, sizeof four);
+    return four;
+}
 
-    static constexpr uint32_t even = 0x00ff00ff;
-    static uint32_t dword(const uint8_t* from) {
-        uint32_t four;
-        std::memcpy(&four, from, sizeof four);
-        return four;
-    }
-};
-
-// The same of words whose upper and lower bytes are apart.
-struct PairsOfWords {
-    const uint8_t *upper, *lower;
-
-    void read(int64_t at, int32_t (&pairs)[2]) const {
-        constexpr uint32_t even = PairsOfBytes::even;
-        const uint32_t high = PairsOfBytes::dword(upper + at), low = PairsOfBytes::dword(lower + at);
-        pairs[0] = static_cast<int32_t>((high & even) << 8 | (low & even));
-        pairs[1] = static_cast<int32_t>((high & ~even) | (low >> 8 & even));
-    }
-};
-
+// `pairs_at` writes four elements of a row as pairs of words, those at even places first; it gets their place in bytes.
 template <int vectors>
-SOFTMAXKIT_INLINE void dots_of(const auto& row_pairs, Sums (&sums)[tile][vectors], int64_t row, const int8_t* with,
-                               int64_t step, int64_t steps) {
+SOFTMAXKIT_INLINE void dots_of_words(Sums (&sums)[tile][vectors], int64_t row, const int8_t* with, int64_t step,
+                                     int64_t steps, const auto& pairs_at) {
     constexpr int64_t at_once = 32;
-    int32_t pairs[tile][at_once][2];
+    uint32_t pairs[tile][at_once][2];
     for (int64_t begin = 0; begin < steps; begin += at_once) {
         const int64_t count = std::min(at_once, steps - begin);
         for (int64_t index = 0; index < tile; ++index) {
-            for (int64_t at = 0; at < count; ++at) row_pairs.read(index * row + 4 * (begin + at), pairs[index][at]);
+            for (int64_t at = 0; at < count; ++at) pairs_at(index * row + 4 * (begin + at), pairs[index][at]);
         }
         for (int64_t half = 0; half < 2 * vectors; ++half) {
             const auto half_of = [&](int64_t index) { return reinterpret_cast<__m256i*>(sums[index]) + half; };
@@ -63,8 +42,10 @@ SOFTMAXKIT_INLINE void dots_of(const auto& row_pairs, Sums (&sums)[tile][vectors
                 const __m256i high = _mm256_srai_epi16(bytes, 8);
 #pragma GCC unroll 6
                 for (int64_t index = 0; index < tile; ++index) {
-                    const __m256i by_even = _mm256_madd_epi16(low, _mm256_set1_epi32(pairs[index][at][0]));
-                    const __m256i by_odd = _mm256_madd_epi16(high, _mm256_set1_epi32(pairs[index][at][1]));
+                    const auto pair = [&](int64_t odd) {
+                        return _mm256_set1_epi32(static_cast<int32_t>(pairs[index][at][odd]));
+                    };
+                    const __m256i by_even = _mm256_madd_epi16(low, pair(0)), by_odd = _mm256_madd_epi16(high, pair(1));
                     parts[index] = _mm256_add_epi32(parts[index], _mm256_add_epi32(by_even, by_odd));
                 }
             }
@@ -77,13 +58,21 @@ SOFTMAXKIT_INLINE void dots_of(const auto& row_pairs, Sums (&sums)[tile][vectors
 template <int vectors>
 SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
                             int64_t step, int64_t steps) {
-    dots_of(PairsOfBytes{rows}, sums, row, with, step, steps);
+    dots_of_words(sums, row, with, step, steps, [rows](int64_t at, uint32_t (&pairs)[2]) {
+        const uint32_t four = four_bytes(rows + at);
+        pairs[0] = four & even_bytes;
+        pairs[1] = four >> 8 & even_bytes;
+    });
 }
 
 template <int vectors>
 SOFTMAXKIT_INLINE void wide_dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, int64_t plane,
                                  const int8_t* with, int64_t step, int64_t steps) {
-    dots_of(PairsOfWords{rows, rows + plane}, sums, row, with, step, steps);
+    dots_of_words(sums, row, with, step, steps, [rows, plane](int64_t at, uint32_t (&pairs)[2]) {
+        const uint32_t upper = four_bytes(rows + at), lower = four_bytes(rows + plane + at);
+        pairs[0] = (upper & even_bytes) << 8 | (lower & even_bytes);
+        pairs[1] = (upper & ~even_bytes) | (lower >> 8 & even_bytes);
+    });
 }
 
 // Adds unsigned bytes to sums, four to each.

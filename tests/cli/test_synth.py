@@ -166,7 +166,7 @@ def test_wrong_arguments(
 def test_verilog_that_does_not_parse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "bad.v"
     file.write_text("module bad (input a, output b);\n assign b = a\nendmodule\n")
-    assert main(["synth", "--verilog", str(file)]) == 1
+    assert main(["synth", "--verilog", str(file)]) == 2
     assert "bad.v:3: ERROR: syntax error" in capsys.readouterr().err
 
 
@@ -207,11 +207,11 @@ def test_verilog_with_includes_macros_and_parameters(
         luts.append(result["luts"])
     assert luts[0] <= 1 < luts[1]
     assert (tmp_path / "a cache" / "mapped").is_dir()
-    assert main(["synth", *files, "--define", "STEP=3"]) == 1
+    assert main(["synth", *files, "--define", "STEP=3"]) == 2
     assert "the included file step.vh was not found; give its folder with --include" in capsys.readouterr().err
-    assert main(["synth", *files, "--include", "my headers"]) == 1
+    assert main(["synth", *files, "--include", "my headers"]) == 2
     assert "the macro STEP is not defined; give it with --define STEP=VALUE" in capsys.readouterr().err
-    assert main(["synth", *files, *given, "--parameter", "Z=1"]) == 1
+    assert main(["synth", *files, *given, "--parameter", "Z=1"]) == 2
     assert capsys.readouterr().err.strip().endswith("error: the module counter has no parameter Z")
 
 
@@ -219,7 +219,7 @@ def test_systemverilog_that_yosys_cannot_read(tmp_path: Path, capsys: pytest.Cap
     file = tmp_path / "packaged.sv"
     file.write_text("package p; endpackage\nmodule packaged import p::*; (input a, output b);\nendmodule\n")
     for cells in ("sky130", "ice40"):
-        assert main(["synth", "--verilog", str(file), "--cells", cells]) == 1
+        assert main(["synth", "--verilog", str(file), "--cells", cells]) == 2
         error = capsys.readouterr().err
         assert "packaged.sv:2: ERROR: syntax error" in error
         assert "convert the files to Verilog with sv2v" in error

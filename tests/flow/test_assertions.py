@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_units_satisfy_the_assertions(method: str, form: str, tmp_path: Path) ->
 def test_rows_of_any_length_are_allowed_in_simulation_where_none_waits(method: str, tmp_path: Path) -> None:
     unit = small(method, "loadable" if method == "sigmoid" else "baked")
     text = (exported(unit, tmp_path / "folder") / f"{NAME}_sva.sv").read_text()
-    only_proofs = re.search(r"`ifdef FORMAL\n  localparam int LONGEST = .*\n.*_given \(ends\);\n`endif", text)
+    only_proofs = re.search(r"`ifdef FORMAL\n  localparam int LONGEST = .*\n.*_given \(ends.*\);\n`endif", text)
     assert bool(only_proofs) == (not unit.holds_rows)
 
 
@@ -138,24 +139,44 @@ def test_the_constants_of_another_set_fail(
     assert "== first_result" in line
 
 
+def failing_line(folder: Path) -> str:
+    """Return the assertion that fails in simulation; empty if the simulation passes."""
+    run = ["make", "-s", "-C", str(folder), "--no-print-directory", "test-verilator", f"VERILATOR={find('verilator')}"]
+    done = subprocess.run(run, text=True, capture_output=True, check=False)
+    if done.returncode == 0:
+        return ""
+    line = re.search(rf"{NAME}_sva.sv:(\d+)", done.stdout + done.stderr)
+    assert line is not None, done.stdout + done.stderr
+    return (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(line[1]) - 1]
+
+
 @pytest.mark.slow
 @verilator
 def test_a_set_that_changes_within_a_row_fails(tmp_path: Path) -> None:
     """In simulation, this is a requirement on the surrounding logic."""
     folder = exported(small("consmax", "sets"), tmp_path / "folder")
-    run = ["make", "-s", "-C", str(folder), "--no-print-directory", "test-verilator", f"VERILATOR={find('verilator')}"]
-    done = subprocess.run(run, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert failing_line(folder) == ""
     wrapper = folder / f"{NAME}_axis.sv"
     text = wrapper.read_text()
     broken = re.sub(r"(s_axis_tuser\[1[^\]]*\])", r"(\1 ^ s_axis_tlast)", text)
     assert broken != text, text
     wrapper.write_text(broken)
-    done = subprocess.run(run, text=True, capture_output=True, check=False)
-    assert done.returncode != 0
-    line = re.search(rf"{NAME}_sva.sv:(\d+)", done.stdout + done.stderr)
-    assert line is not None, done.stdout + done.stderr
-    assert "== set_of_row" in (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(line[1]) - 1]
+    assert "== set_of_row" in failing_line(folder)
+
+
+@pytest.mark.slow
+@verilator
+def test_a_row_that_is_too_long_by_less_than_a_beat_fails(tmp_path: Path) -> None:
+    unit = BY_METHOD["exact"].proof.spec.unit(lanes=4, max_row=5)
+    folder = exported(unit, tmp_path / "folder")
+    assert failing_line(folder) == ""
+    beats = (folder / "scores.hex").read_text()
+    masks = 4 * unit.code_shape.width  # first bit of the masks in a beat; the end of the row is after them
+    rows = [int(beat, 16) for beat in beats.split()]
+    broken = [beat | 2 << masks if before >> (masks + 4) == 0 else beat for before, beat in pairwise([-1, *rows])]
+    assert broken != rows
+    (folder / "scores.hex").write_text("".join(f"{beat:0{len(beats.split()[0])}x}\n" for beat in broken))
+    assert "(ends && scores_payload" in failing_line(folder)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from softmaxkit.flow.sources import SETTING, Source, explained, read_verilog
-from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.tools import DesignError, ToolError
 
 
 def written(folder: Path, **files: str) -> dict[str, Path]:
@@ -87,4 +87,7 @@ def test_only_errors_of_verilog_are_explained() -> None:
     assert "sv2v" in str(explained(syntax, verilog))
     assert explained(syntax, unit) is syntax
     other = ToolError("ERROR: FF q cannot be legalized: dffs with async set and reset are not supported")
-    assert explained(other, verilog) is other
+    assert isinstance(explained(other, verilog), DesignError)
+    assert explained(other, unit) is other
+    late = ToolError("yosys did not finish within 3600 s while reading top")
+    assert explained(late, verilog) is late

@@ -227,7 +227,7 @@ def test_groups_reach_the_unit(options: dict[str, Any], pause: float) -> None:
         (axi_lite, "AxiLiteSubordinate", "~addressed & ~coming & ~bus.rvalid", "~addressed & ~coming"),
         (axi_lite, "AxiLiteSubordinate", "bus.bresp.eq(Mux(wrong, SLVERR, OKAY))", "bus.bresp.eq(OKAY)"),
         (registers, "Registers", "write.p.address - registers.base // WORD", "write.p.address"),
-        (registers, "Registers", "whole.as_signed() if signs == [True] else whole", "whole"),
+        (registers, "Registers", "whole.as_signed() if register.sign_bits else whole", "whole"),
         (registers, "Registers", "] < words", "] <= words"),
         (registers, "Registers", "init=field.reset", "init=0"),
     ],

@@ -76,6 +76,9 @@ def test_a_compiler_reads_the_map(method: str, options: dict[str, Any], tmp_path
             cleared = {"clear ones": systemrdl.rdltypes.OnWriteType.woclr, "clear": systemrdl.rdltypes.OnWriteType.wclr}
             assert node.get_property("onwrite") == cleared.get(field.access)
             at += field.bits
+        if register.sign_bits:
+            low, width, node = fields.pop("sign")
+            assert (low, width, node.is_sw_writable) == (at, register.sign_bits, False)
         assert not fields
     for of_set in range(registers.sets):
         for table in registers.tables:

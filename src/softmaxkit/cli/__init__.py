@@ -27,7 +27,7 @@ from softmaxkit.cli.synth import synth
 from softmaxkit.cli.tasks import tasks
 from softmaxkit.cli.train import train
 from softmaxkit.cli.verify import verify
-from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.tools import DesignError, ToolError
 
 app = typer.Typer(
     help="From a softmax in a PyTorch model to verified gates, and back with the numbers.",
@@ -122,7 +122,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(f"{message}{stop} See '{context.command_path if context else 'softmaxkit'} --help'.", 2)
     except ToolError as error:
         print("error:", error, file=sys.stderr)  # several lines: it ends with the tool's last output, verbatim
-        return 1
+        return 2 if isinstance(error, DesignError) else 1
     except (ValueError, TypeError) as error:
         return _fail(str(error), 2)
     except (FloatingPointError, RuntimeError, ModuleNotFoundError) as error:

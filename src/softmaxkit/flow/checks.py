@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.tools import DesignError
 
 FLIP_FLOP = re.compile(r"\$_(?:S?DFFE?|SDFFCE|ALDFFE?|DFFSRE?)_")
 LATCH = re.compile(r"\$_DLATCH(?:SR)?_")
@@ -20,7 +20,7 @@ def check_clocks(module: Mapping[str, Any]) -> str:
         module: the flat design in gates and flip-flops, in Yosys's JSON form.
 
     Raises:
-        ToolError: there are several clocks, or one that is gated, divided, constant or used as data; the message
+        DesignError: there are several clocks, or one that is gated, divided, constant or used as data; the message
             names it.
     """
     inputs: dict[Any, str] = {}
@@ -37,13 +37,13 @@ def check_clocks(module: Mapping[str, Any]) -> str:
             fault = "is divided (driven by a flip-flop)" if divided else "is gated (driven by logic)"
             if isinstance(clock, str):
                 fault = "is constant"
-            raise ToolError(f"the clock {name} {fault}; {ONE_CLOCK}. Use a clock enable instead: if (enable) q <= d")
+            raise DesignError(f"the clock {name} {fault}; {ONE_CLOCK}. Use a clock enable instead: if (enable) q <= d")
     if len(clocks) > 1:
         named = " and ".join(sorted(inputs[clock] for clock in clocks))
-        raise ToolError(f"the design has several clocks ({named}); {ONE_CLOCK}")
+        raise DesignError(f"the design has several clocks ({named}); {ONE_CLOCK}")
     for clock in clocks:
         if "[" in inputs[clock]:
-            raise ToolError(f"the clock {inputs[clock]} is one bit of a vector port; give it a port of its own")
+            raise DesignError(f"the clock {inputs[clock]} is one bit of a vector port; give it a port of its own")
         _check_use(module, clock, inputs[clock])
     return "".join(inputs[clock] for clock in clocks)
 
@@ -52,12 +52,12 @@ def check_outputs(module: Mapping[str, Any]) -> None:
     """Reject a design, in the form that `check_clocks` takes, with tri-state signals, which no cell here can drive.
 
     Raises:
-        ToolError: there is such a signal; the message names one.
+        DesignError: there is such a signal; the message names one.
     """
     for cell in module["cells"].values():
         if cell["type"] == "$_TBUF_":
             name = _name_of(module, cell["connections"]["Y"][0])
-            raise ToolError(f"{name} is a tri-state signal, which no cell here can drive; use a multiplexer instead")
+            raise DesignError(f"{name} is a tri-state signal, which no cell here can drive; use a multiplexer instead")
 
 
 def latches_of(module: Mapping[str, Any]) -> list[str]:
@@ -85,7 +85,7 @@ def _check_use(module: Mapping[str, Any], clock: int, name: str) -> None:
     outside = {bit for port in module["ports"].values() if port["direction"] == "output" for bit in port["bits"]}
     if wrong := (ends & carried) | (outside & carried - {clock}):
         used = _name_of(module, min(wrong))
-        raise ToolError(f"the clock {name} is used as data in {used}; {ONE_CLOCK}")
+        raise DesignError(f"the clock {name} is used as data in {used}; {ONE_CLOCK}")
 
 
 def _is_register(cell: Mapping[str, Any]) -> bool:

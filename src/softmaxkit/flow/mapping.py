@@ -19,7 +19,7 @@ from softmaxkit.flow.checks import check_clocks, check_outputs, latches_of
 from softmaxkit.flow.netlist import Netlist, read_netlist
 from softmaxkit.flow.scripts import RECIPES, mapping_scripts
 from softmaxkit.flow.sources import Source, explained
-from softmaxkit.flow.tools import ToolError, call, need, yosys_version
+from softmaxkit.flow.tools import DesignError, ToolError, call, need, yosys_version
 from softmaxkit.flow.verilog import without_header
 from softmaxkit.warning import warn
 
@@ -144,8 +144,8 @@ def _check_registers(generic: str, library: Library) -> None:
     """Reject registers that the library lacks or that timing analysis does not support."""
     kinds = set(re.findall(r"cell (\$_\w+)", generic))
     if any(re.match(r"\$_(?:S?DFFE?|SDFFCE|ALDFFE?|DFFSRE?)_N", kind) for kind in kinds):
-        raise ToolError(
+        raise DesignError(
             "the design has flip-flops that are clocked by the falling edge; only rising-edge flip-flops are supported"
         )
     if any("DLATCH" in kind for kind in kinds) and not library.latches:
-        raise ToolError(f"the design has latches, but {library.name} has none; build the unit with flip-flops")
+        raise DesignError(f"the design has latches, but {library.name} has none; build the unit with flip-flops")

@@ -12,7 +12,7 @@ import numpy as np
 
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
-from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.tools import DesignError, ToolError
 from softmaxkit.formats import Array
 
 ZERO, ONE = 0, 1
@@ -160,7 +160,7 @@ class Netlist:
             depth += 1
         if done < combinational.sum():
             stuck = [self.names[instance] for instance in np.nonzero(combinational & (waiting > 0))[0][:5]]
-            raise ToolError(f"the design has a combinational loop, through or before {', '.join(stuck)}")
+            raise DesignError(f"the design has a combinational loop, through or before {', '.join(stuck)}")
         return level
 
 
@@ -186,7 +186,7 @@ def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:
     ports: dict[str, dict[str, list[int]]] = {"input": {}, "output": {}}
     for name, port in module["ports"].items():
         if port["direction"] not in ports:
-            raise ToolError(f"port {name} of {top} is an {port['direction']}; only inputs and outputs can be mapped")
+            raise DesignError(f"port {name} of {top} is an {port['direction']}; only inputs and outputs can be mapped")
         ports[port["direction"]][name] = [net(bit) for bit in port["bits"]]
     names: list[str] = []
     by_cell: dict[str, list[tuple[int, dict[str, list[Any]]]]] = {}

@@ -15,7 +15,7 @@ from softmaxkit.flow.frame import frame, frame_of
 from softmaxkit.flow.interface import Port
 from softmaxkit.flow.routers import ROUTERS, Device, Router, device_of
 from softmaxkit.flow.sources import Source, explained
-from softmaxkit.flow.tools import ToolError, call, find, need
+from softmaxkit.flow.tools import DesignError, ToolError, call, find, need
 from softmaxkit.flow.verilog import to_rtlil
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _ports_and_clock(source: Source) -> tuple[list[Port], str]:
     clock = check_clocks(module)
     ports = [Port(name, port["direction"], len(port["bits"])) for name, port in module["ports"].items()]
     if wrong := [port for port in ports if port.direction not in ("input", "output")]:
-        raise ToolError(
+        raise DesignError(
             f"port {wrong[0].name} of {source.top} is an {wrong[0].direction}; only inputs and outputs can be placed"
         )
     return ports, clock

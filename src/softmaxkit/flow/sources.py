@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from softmaxkit.flow.identifiers import check_name
-from softmaxkit.flow.tools import ToolError
+from softmaxkit.flow.tools import DesignError, ToolError
 
 COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 """A comment, or a string, which may contain what looks like a comment."""
@@ -152,11 +152,12 @@ def explained(error: ToolError, source: Source) -> ToolError:
     """Return an error that Yosys raised while reading a design, with advice on how to fix it."""
     message = str(error)
     if missing := re.search(r"Can't find object for defparam `(\w+)`", message):
-        return ToolError(f"the module {source.top} has no parameter {missing[1]}")
+        return DesignError(f"the module {source.top} has no parameter {missing[1]}")
     if missing := re.search(r"Can't open include file `([^']+)'", message):
-        return ToolError(f"the included file {missing[1]} was not found; give its folder with --include")
+        return DesignError(f"the included file {missing[1]} was not found; give its folder with --include")
     if missing := re.search(r"undefined macro `(\w+)", message):
-        return ToolError(f"the macro {missing[1]} is not defined; give it with --define {missing[1]}=VALUE\n{message}")
+        needed = f"give it with --define {missing[1]}=VALUE"
+        return DesignError(f"the macro {missing[1]} is not defined; {needed}\n{message}")
     if source.is_verilog and UNREAD.search(message):
-        return ToolError(f"{message}\n{HINT}")
-    return error
+        return DesignError(f"{message}\n{HINT}")
+    return DesignError(message) if source.is_verilog and "ERROR: " in message else error

@@ -55,6 +55,10 @@ class ToolError(RuntimeError):
     """A program is missing or failed; the message says which and shows the end of its output."""
 
 
+class DesignError(ToolError):
+    """A design, such as a user's Verilog, cannot be read or mapped; the message says what is wrong with it."""
+
+
 def find(tool: str) -> str | None:
     """Return the path of a program, on the PATH or next to the running Python; None if it is missing or too old."""
     return next((path for path in _candidates(tool) if not _too_old(tool, path)), None)

@@ -66,6 +66,11 @@ class Register:
     about: str
     fields: tuple[Field, ...]
 
+    @property
+    def sign_bits(self) -> int:
+        """Number of bits above the register's only field that read as copies of its sign; 0 if it has none."""
+        return 32 - self.fields[0].bits if len(self.fields) == 1 and self.fields[0].signed else 0
+
 
 class Table(NamedTuple):
     """A table of a unit's constants, one register per word.

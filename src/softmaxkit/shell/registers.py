@@ -114,9 +114,8 @@ class Registers(wiring.Component):
             with m.If(write.p.address == register.address // WORD):
                 m.d.comb += self.write_error.eq(all(field.access in ("constant", "read") for field in register.fields))
             with m.If(read.valid & (read.payload == register.address // WORD)):
-                signs = [field.signed for field in register.fields]
                 whole = Cat(values)
-                m.d.sync += [word.eq(whole.as_signed() if signs == [True] else whole), error.eq(0)]
+                m.d.sync += [word.eq(whole.as_signed() if register.sign_bits else whole), error.eq(0)]
 
     def _field(self, m: Module, name: str, field: Field, written: Value, new: Value) -> Value:
         """Build a field, and return the value that software reads."""

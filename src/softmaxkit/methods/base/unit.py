@@ -59,7 +59,8 @@ class SoftmaxUnit(TakesScores, LoadsConstants):
         scores: input stream of `score_layout`; with several sets of constants, each row carries the index of its set.
         results: output stream of `result_layout`.
         takes_sets: whether the argument `sets` (several sets of loadable constants) is supported.
-        holds_rows: whether rows wait inside, so that a row of more than `max_row` scores blocks the unit.
+        holds_rows: whether rows wait inside, so that a row of more than `max_row` scores may block the unit or give
+            wrong results.
         whole_rows: whether every row must have exactly `max_row` scores.
         depth: pipeline registers from scores to results, excluding buffers.
         configuration: input stream of `registers.layout`.
