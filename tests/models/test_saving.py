@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -222,10 +223,15 @@ def test_load_refuses_a_checkpoint_that_lost_its_method(tmp_path: Path) -> None:
 def test_a_model_built_from_the_config_of_a_checkpoint_has_no_method(tmp_path: Path) -> None:
     patched("gpt2", Softermax()).save_pretrained(tmp_path / "method")
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "method")).eval()
-    model.save_pretrained(tmp_path / "plain")
+    with pytest.warns(UserWarning, match="GPT2Attention runs exact softmax: the model was built from the config"):
+        model(TOKENS[0])
+    with pytest.warns(UserWarning, match="built from the config of a checkpoint with methods, but has none"):
+        model.save_pretrained(tmp_path / "plain")
     assert not layers(softmaxkit.load(tmp_path / "plain", attn_implementation=NAME))
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "method")).eval()
-    softmaxkit.apply(model, Exaq(bits=2), clip=-4.0).save_pretrained(tmp_path / "other")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        softmaxkit.apply(model, Exaq(bits=2), clip=-4.0).save_pretrained(tmp_path / "other")
     assert torch.equal(logits(softmaxkit.load(tmp_path / "other")), logits(model))
 
 

@@ -64,7 +64,7 @@ def test_weight_decay_leaves_learned_constants_alone(kind: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_model_sharded_over_processes_is_saved_whole(tmp_path: Path) -> None:
+def test_a_model_sharded_over_processes_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """FSDP of PyTorch 2, over one process: parameters are DTensors, and the state dict is gathered before saving."""
     from torch import distributed
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -80,6 +80,14 @@ def test_a_model_sharded_over_processes_is_saved_whole(tmp_path: Path) -> None:
         fully_shard(model, mesh=mesh)
         state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
         model.save_pretrained(tmp_path / "model", state_dict=state)
+
+        def wait_for_ever(_: Any) -> None:
+            raise AssertionError("the main process, which has the state dict, does not take part")
+
+        monkeypatch.setattr(distributed.tensor.DTensor, "full_tensor", wait_for_ever)
+        model.save_pretrained(tmp_path / "model", state_dict={}, is_main_process=False)
+        with pytest.raises(ValueError, match="the state dict lacks beta, log_gamma of its methods"):
+            model.save_pretrained(tmp_path / "other", state_dict={})
     finally:
         distributed.destroy_process_group()
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")

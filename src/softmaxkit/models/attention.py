@@ -130,6 +130,8 @@ def attention_forward(
             return output.transpose(1, 2).contiguous(), None
     if method is not None and module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         _warn_if_frozen(method)
+    if softmax is None and not exact and quantisation_of(module) == NAME:
+        _warn_of_no_method(module)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -166,6 +168,23 @@ def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
     """Return the boolean mask, (queries, keys), with which the last query attends to all keys."""
     queries, keys = query.shape[2], key.shape[2]
     return torch.ones((queries, keys), dtype=torch.bool, device=query.device).tril(keys - queries)
+
+
+def quantisation_of(module: nn.Module) -> str | None:
+    """Return the `quant_method` in the config of a model or of one of its layers; None without one.
+
+    It is `NAME` in a model that transformers built from the config of a checkpoint with methods, and thus without them.
+    """
+    named = getattr(getattr(module, "config", None), "quantization_config", None)
+    return None if named is None else dict(named).get("quant_method", "unknown")
+
+
+def _warn_of_no_method(module: nn.Module) -> None:
+    warn_once(
+        f"{type(module).__name__} runs exact softmax: the model was built from the config of a checkpoint with "
+        "methods, from which transformers builds none. softmaxkit.load(folder) and from_pretrained(folder) load the methods, "
+        "softmaxkit.apply(model, spec) puts new ones in"
+    )
 
 
 def _warn_if_frozen(method: SoftmaxModule) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from softmaxkit.models.attention import NAME
+from softmaxkit.models.attention import NAME, quantisation_of
 from softmaxkit.models.card import write_card
 from softmaxkit.models.patch import active_layers, layers
 from softmaxkit.models.quantizer import SoftmaxConfig
+from softmaxkit.warning import warn
 
 _MARK = "_softmaxkit_wrapped"
 
@@ -44,18 +45,12 @@ def check_savable(model: PreTrainedModel) -> None:
             `quantization_config`, which the methods need.
     """
     active_layers(model)
-    if _quantisation(model) not in (None, NAME):
+    if quantisation_of(model) not in (None, NAME):
         raise ValueError(
             f"this {type(model).__name__} is quantised, and the method would be stored in the same "
             "quantization_config of config.json: save the model without the quantisation, or remove the method with "
             "softmaxkit.restore(model) and apply it again after loading"
         )
-
-
-def _quantisation(model: PreTrainedModel) -> str | None:
-    """Return the `quant_method` in a model's config; it is `NAME` for a model built from a softmaxkit checkpoint."""
-    named = getattr(model.config, "quantization_config", None)
-    return None if named is None else dict(named).get("quant_method", "unknown")
 
 
 @contextmanager
@@ -84,10 +79,16 @@ def _save_pretrained(
 ) -> Any:
     # transformers saves only the adapters of a model that has some; the method belongs to the base model.
     if not layers(model) or getattr(model, "_hf_peft_config_loaded", False):
-        if _quantisation(model) == NAME:  # the model was built from a checkpoint's config, without its method
+        if quantisation_of(model) == NAME:
+            warn(
+                f"this {type(model).__name__} was built from the config of a checkpoint with methods, but has none, "
+                "and is saved as a model without"
+            )
             del model.config.quantization_config
         return original(model, save_directory, is_main_process, state_dict, *arguments, **options)
     check_savable(model)
+    if state_dict is not None and not is_main_process:  # its config is not written, and its state dict may be empty
+        return original(model, save_directory, is_main_process, state_dict, *arguments, **options)
     with _described(model, state_dict):
         result = original(model, save_directory, is_main_process, state_dict, *arguments, **options)
     if is_main_process:

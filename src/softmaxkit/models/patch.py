@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.spec import Spec, check_spec
-from softmaxkit.models.attention import NAME, UnsupportedError, method_of
+from softmaxkit.models.attention import NAME, UnsupportedError, method_of, quantisation_of
 from softmaxkit.models.examples import example_of, positions, remember_example
 from softmaxkit.models.layer_choice import chosen_layers, layer_names, wanted_layers
 from softmaxkit.models.probe import attention_layers, left_out
@@ -79,6 +79,7 @@ def apply(
     separate_configs(model)
     original = implementations(model)
     already = bool(_layers(model))
+    described = model.config.__dict__.pop("quantization_config") if quantisation_of(model) == NAME else None
     try:
         switch_on(model)  # raises before the model runs if it cannot take another attention function
         set_implementations(original)
@@ -104,6 +105,8 @@ def apply(
         }
     except BaseException:
         set_implementations(original)
+        if described is not None:
+            model.config.quantization_config = described
         raise
     for index, module in modules.items():
         attach(candidates[index][0], module)

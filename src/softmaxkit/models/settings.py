@@ -35,14 +35,18 @@ def settings_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> 
 
     Args:
         model: a model with methods.
-        state: its full state dict, if available; for a model sharded over processes only this has all parameters.
+        state: its full state dict, if available. Without it, the parameters of a model sharded over processes are
+            collected from all of them, so all have to call this.
+
+    Raises:
+        ValueError: the model is sharded, and the state dict lacks parameters of a method.
     """
     settings: Settings = {"schema": SCHEMA, "softmaxkit": softmaxkit.__version__, "layers": {}}
     for name, module in layers(model).items():
         name = re.sub(WRAPPERS, "", name)
         prefix = f"{name}.{NAME}."
         own = {key.removeprefix(prefix): x for key, x in (state or {}).items() if key.startswith(prefix)}
-        settings["layers"][name] = _of_layer(module, own)
+        settings["layers"][name] = _of_layer(module, own, collect=state is None)
     plain: Settings = json.loads(json.dumps(settings))  # tuples become lists, as they are when read back
     return plain
 
@@ -113,9 +117,14 @@ def _layer(model: PreTrainedModel, name: str) -> nn.Module:
     raise AttributeError(f"{type(model).__name__} has no layer {name}")
 
 
-def _of_layer(module: SoftmaxModule, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _of_layer(module: SoftmaxModule, state: Mapping[str, Tensor], collect: bool) -> dict[str, Any]:
     whole = module
     sharded = {name: x for name, x in module.named_parameters() if hasattr(x, "full_tensor")}
+    if sharded and not (state or collect):
+        raise ValueError(
+            f"the model is sharded over processes, and the state dict lacks {', '.join(sharded)} of its methods; pass "
+            "the full state dict"
+        )
     if state or sharded:
         whole = module.spec.module(heads=module.heads, mode=module.mode)
         whole.set_calibration(module.calibration)
