@@ -242,12 +242,20 @@ def test_options_of_a_head_without_a_model_are_refused(
     assert "without --model there is no head for" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_that_the_same_command_continues(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("verb", "after", "text"),
+    [
+        ("claims", "softmaxkit.studies.claims.judge_claims", "nothing was written"),
+        ("synth", "softmaxkit.flow.synthesize.chosen_library", "finished results are kept, and the same command"),
+    ],
+)
+def test_ctrl_c_says_what_is_kept(
+    verb: str, after: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("softmaxkit.studies.claims.judge_claims", stop)
-    assert main(["claims", "--records", str(Path(__file__).parents[2] / "results")]) == 130
-    assert capsys.readouterr().err.startswith("error: stopped; finished results are kept")
+    monkeypatch.setattr(after, stop)
+    arguments = {"claims": ["--records", str(Path(__file__).parents[2] / "results")], "synth": ["exact"]}[verb]
+    assert main([verb, *arguments]) == 130
+    assert f"error: stopped; {text}" in capsys.readouterr().err

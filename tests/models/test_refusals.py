@@ -78,6 +78,13 @@ def test_a_model_that_ignores_the_seed_is_reported_as_random() -> None:
     assert model.config._attn_implementation == "eager"
 
 
+def test_a_model_without_weights_is_refused() -> None:
+    with torch.device("meta"):
+        model = tiny_model("gpt2")
+    with pytest.raises(UnsupportedError, match="GPT2LMHeadModel has no weights yet, being on the meta device"):
+        softmaxkit.apply(model, Exact())
+
+
 def test_paged_attention_is_named_as_the_reason() -> None:
     model = tiny_model("llama")
     model.set_attn_implementation("paged|eager")

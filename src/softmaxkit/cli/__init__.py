@@ -38,6 +38,9 @@ app = typer.Typer(
 STOPPED = 130
 """Exit code after Ctrl-C."""
 
+CONTINUING = {"train", "compare", "study", "tasks", "synth"}
+"""Verbs that keep finished parts of their work; the others write all results at the end."""
+
 TRAINING = ("compare", "train", "study", "tasks")
 """Verbs that train, and can therefore use several processes."""
 
@@ -113,7 +116,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("stopped; finished results are kept, and the same command continues from there", STOPPED)
+        words = sys.argv[1:] if arguments is None else arguments
+        kept = "finished results are kept, and the same command continues from there"
+        return _fail(f"stopped; {kept if set(words[:1]) & CONTINUING else 'nothing was written'}", STOPPED)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from softmaxkit.cli.console import command_line, name_of, note, write_record
+from softmaxkit.cli.console import command_line, name_of, note, stages, write_record
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -74,8 +74,8 @@ def calibrate(
 
     model = with_gguf(model, gguf)
     options = CalibrationOptions(model, output, chosen, text, batches, context, mean_bits)
-    with alone_in(output):
-        record = calibrate_model(options, command_line())
+    with alone_in(output), stages() as stage:
+        record = calibrate_model(options, command_line(), stage)
     for result in record["results"]:
         numbers = _text(result["calibration"] | result["statistics"])
         note(f"{result['layer']}: {name_of(result)}: {numbers or 'nothing to calibrate'}")

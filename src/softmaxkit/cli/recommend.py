@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,8 +76,8 @@ def recommend(
 ) -> None:
     """Find the narrowest number formats of each method that stay within a loss budget on a model, and their cost.
 
-    Formats are narrowed one at a time from the widest, each step measured in the hardware's exact integers. Nothing is
-    trained.
+    Formats are narrowed one at a time from the widest, each step measured in the hardware's exact integers, calibrated
+    on a single batch of two windows, where calibrate takes more. Nothing is trained.
     """
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.studies.recommend import RecommendOptions
@@ -105,17 +106,20 @@ def recommend(
         raise RuntimeError(
             f"no method stays within a budget of {loss:g} on {model} at {record['inputs']['context']} tokens{near}"
         )
-    _say_what_to_do(holding, model, record["inputs"]["context"])
+    _say_what_to_do(holding, model, text, record["inputs"]["context"])
 
 
-def _say_what_to_do(holding: list[dict[str, Any]], model: str, context: int) -> None:
+def _say_what_to_do(holding: list[dict[str, Any]], model: str, text: Path | None, context: int) -> None:
     """Print the commands for the unit of least energy; without energies, for every unit within the budget."""
     known = "energy_pj_per_element" in holding[0]
+    on_text = "" if text is None else f" --text {shlex.quote(str(text))}"
     for result in holding[:1] if known else holding:
+        spec, name = shlex.quote(str(result["spec_file"])), "" if known else f"-{result['method']}"
         note(
             f"{'take' if known else 'for'} {name_of(result)}:\n"
-            f"  softmaxkit calibrate {model} --spec {result['spec_file']} --context {context} -o calibrated\n"
-            f"  softmaxkit rtl --spec {result['spec_file']} --max-row {context} -o unit"
+            f"  softmaxkit calibrate {shlex.quote(model)} --spec {spec}{on_text} --context {context} "
+            f"-o calibrated{name}\n"
+            f"  softmaxkit rtl --spec {spec} --max-row {context} -o unit{name}"
         )
 
 

@@ -182,8 +182,8 @@ def quantisation_of(module: nn.Module) -> str | None:
 def _warn_of_no_method(module: nn.Module) -> None:
     warn_once(
         f"{type(module).__name__} runs exact softmax: the model was built from the config of a checkpoint with "
-        "methods, from which transformers builds none. softmaxkit.load(folder) and from_pretrained(folder) load the methods, "
-        "softmaxkit.apply(model, spec) puts new ones in"
+        "methods, from which transformers builds none. softmaxkit.load(folder) and from_pretrained(folder) load the "
+        "methods, softmaxkit.apply(model, spec) puts new ones in"
     )
 
 

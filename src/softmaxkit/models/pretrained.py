@@ -22,7 +22,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 
 
 def read_pretrained(
-    name: str, context: int, causal: bool = True
+    name: str, context: int, causal: bool = True, by: str = "--context"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | None]:
     """Load a text model and its tokenizer.
 
@@ -32,6 +32,7 @@ def read_pretrained(
         name: folder, hub name, GGUF file or packaged model, see `source_of`.
         context: number of tokens in its inputs.
         causal: require a causal language model, whose loss can be measured; otherwise any model of token ids.
+        by: options of the command line that set `context`, for an error.
 
     Returns:
         The model and its tokenizer, which is None for a model of bytes.
@@ -48,7 +49,7 @@ def read_pretrained(
         raise ValueError(f"cannot load the model {name}: it is damaged ({error})") from None
     longest = positions(model)
     if longest and context > longest:
-        raise ValueError(f"{name} reads at most {longest} tokens; give --context {longest} or less, not {context}")
+        raise ValueError(f"{name} reads at most {longest} tokens; give {longest} or less by {by}, not {context}")
     if not causal and (model.config.is_encoder_decoder or model.main_input_name != "input_ids"):
         needs = "decoder_input_ids too" if model.main_input_name == "input_ids" else model.main_input_name
         raise ValueError(

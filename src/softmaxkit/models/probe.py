@@ -146,6 +146,8 @@ def _check_same(
     if isinstance(mask, Tensor) and mask.ndim == 2 and before.ndim > 2 and before.shape[:2] == mask.shape:
         attended = mask.bool().to(before.device)
         before, after = before[attended], after[attended]
+    if before.is_meta:
+        raise UnsupportedError(f"{name} has no weights yet, being on the meta device; load them before apply")
     if not before.isfinite().all():
         raise UnsupportedError(
             f"{name} returns NaN or infinity even without a method, so its attention cannot be checked; repair its "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate
@@ -16,6 +18,15 @@ from softmaxkit.models.patch import apply, layers, set_mode
 from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.text import read_corpus
 from softmaxkit.record import make_record, make_result
+from softmaxkit.studies.progress import Progress, Stage
+
+
+def _reported(batches: Sequence[Tensor], progress: Progress) -> Iterator[Tensor]:
+    """Yield batches, and report how many have been used."""
+    for number, batch in enumerate(batches):
+        progress(number, len(batches))
+        yield batch
+    progress(len(batches), len(batches))
 
 
 @dataclass(frozen=True)
@@ -42,12 +53,13 @@ class CalibrationOptions:
     mean_bits: float | None = None
 
 
-def calibrate_model(options: CalibrationOptions, command: Sequence[str]) -> dict[str, Any]:
+def calibrate_model(options: CalibrationOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
     """Calibrate a model, save it, and return the record.
 
     Args:
         options: what to calibrate.
         command: the command line, for the record.
+        stage: reports progress.
 
     Returns:
         The record: a result for each layer, with `layer`, `calibration`, `statistics` and `constants`.
@@ -60,12 +72,14 @@ def calibrate_model(options: CalibrationOptions, command: Sequence[str]) -> dict
     corpus = read_corpus(options.text, tokenizer)
     windows = corpus.calibration_batches(context, count=options.batches)
     if spec is not None and options.mean_bits is not None:
+        stage(f"calibrate {len(spec.by_bits())} numbers of bits, and choose among them")
         mix_bits(model, spec, windows, options.mean_bits)
         set_mode(model, "integer")
     else:
         if spec is not None:
             apply(model, spec, mode="integer")
-        calibrate(model, windows)
+        calibrate(model, _reported(windows, stage("calibrate")))
+    stage("measure what integers lose, and save the model")
     report_format_loss(model, windows[0])
     save(model, options.output, tokenizer)
     results = [

@@ -92,7 +92,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     Raises:
         ValueError: the text or model cannot be used.
     """
-    model, tokenizer = read_pretrained(options.model, options.prompt + options.tokens)
+    model, tokenizer = read_pretrained(options.model, options.prompt + options.tokens, by="--prompt and --generate")
     corpus = read_corpus(options.text, tokenizer)
     window = corpus.held_out_windows(options.prompt, 1)
     batches = corpus.calibration_batches(options.prompt)
