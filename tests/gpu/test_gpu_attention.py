@@ -126,6 +126,17 @@ def test_dropout_keeps_its_share_and_gradients_know_which(
 
 
 @pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+def test_dropout_of_all_gives_zeros(spec: Spec, numbers: dict[str, Any], device: torch.device) -> None:
+    tensors = Case(queries=20, keys=20).tensors(device)
+    result = softmaxkit.attention(*tensors, spec, dropout_p=1.0, **numbers)
+    result.sum().backward()
+    assert not result.any()
+    for tensor in tensors:
+        assert tensor.grad is not None
+        assert not tensor.grad.any()
+
+
+@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
 def test_nan_reaches_the_rows_that_attend_to_it(spec: Spec, numbers: dict[str, Any], device: torch.device) -> None:
     query, key, value = (x.detach() for x in Case(queries=8, keys=8).tensors(device))
     query[0, 0, 3, 0] = math.nan

@@ -96,6 +96,25 @@ def test_small_weights_in_float16_are_kept(heads: int, device: torch.device) -> 
 
 
 @pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(("heads", "queries"), [(2, 1), (8, 1), (2, 3)])
+def test_a_token_that_is_nan_reaches_who_attends_to_it(
+    bits: int, heads: int, queries: int, device: torch.device
+) -> None:
+    case = Case(heads=heads, queries=queries, keys=80, channels=32, values=32)
+    query, key, value = (x.detach() for x in case.tensors(device))
+    cache = KeyValueCache(key, value, bits)
+    cache.codes[1].steps[..., 7] = torch.nan
+    mask = torch.ones((queries, 80), dtype=torch.bool, device=device)
+    for hidden in (slice(None), slice(0, 1)):
+        mask[:] = True
+        mask[hidden, 7] = False
+        for spec, numbers in KINDS:
+            result = cache.attention(query, spec, mask, **numbers)
+            assert torch.equal(result.isnan().all(-1), mask[:, 7].expand(result.shape[:3]))
+            assert torch.equal(result.isnan().any(-1), mask[:, 7].expand(result.shape[:3]))
+
+
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_not_finite_has_a_step_of_nan(bits: int, dtype: torch.dtype) -> None:
     tokens = torch.randn(1, 2, 6, 40).to(dtype)

@@ -49,6 +49,24 @@ def test_scores_at_the_end_of_their_range_are_those_of_torch(
     torch.testing.assert_close(result.double(), in_float64(scores, math.e), rtol=2.0**-7, atol=0.0)
 
 
+@pytest.mark.parametrize("keys", [100, 9000])
+def test_masked_keys_of_a_row_with_nan_are_0(keys: int, device: torch.device) -> None:
+    scores = torch.randn(2, keys, device=device)
+    mask = torch.arange(keys, device=device).expand(2, keys) % 2 == 0
+    scores[0, 4], scores[1, 8] = torch.nan, torch.inf
+    for spec, numbers in ((Exact(), {}), (Exaq(), {"clip": -4.0})):
+        result = softmaxkit.softmax(scores, spec, mask, **numbers)  # type: ignore[arg-type]
+        assert not result[~mask].any()
+        assert result[mask].isnan().any()
+
+
+def test_a_gradient_of_another_shape_is_refused(device: torch.device) -> None:
+    from softmaxkit.kernels.triton import rows
+
+    with pytest.raises(ValueError, match=r"gradient must have the shape of the probabilities, \(4, 40\)"):
+        rows.softmax_backward(torch.ones(4, 40, device=device), torch.ones(4, 1, device=device))
+
+
 @pytest.mark.parametrize("keys", [8193, pytest.param(32769, marks=pytest.mark.slow), 70000])
 def test_long_rows_are_those_of_float64(keys: int, device: torch.device) -> None:
     from softmaxkit.kernels.triton import rows

@@ -115,6 +115,15 @@ def test_what_goes_through_torch_warns_once(spec: Spec, how: dict[str, Any], rea
     assert reason in messages[0]
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_kernels_run_under_autocast(kind: str, device: torch.device, launches: list[str]) -> None:
+    """Rotary embeddings leave queries and keys in float32, and values come in bfloat16."""
+    model = softmaxkit.apply(tiny_model(kind).to(device), ConSmax())
+    with torch.autocast(device.type, torch.bfloat16), torch.no_grad():
+        model(TOKENS.to(device))
+    assert launches == ["fused"] * 2
+
+
 def test_calibration_sees_scores_and_the_integer_mode_stays_the_gates(
     device: torch.device, launches: list[str]
 ) -> None:

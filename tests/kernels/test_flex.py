@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 from torch.nn.attention import flex_attention
 
 import softmaxkit
@@ -39,6 +41,26 @@ def truth(operands: list[Tensor], offset: Any, mask: Tensor | None = None) -> Te
     weights = exponent.clamp(max=math.log(SPEC.ceiling)).exp()
     weights = weights if mask is None else torch.where(mask, weights, 0.0)
     return weights @ value.repeat_interleave(groups, 1)
+
+
+def test_masks_are_not_kept_alive() -> None:
+    query, key, _ = tensors()
+    before = len(flex._of_masks)
+    masks = [torch.rand(20, 30) < 0.5 for _ in range(5)]
+    blocks = [flex._blocks(query, key, mask, False) for mask in masks for _ in range(2)]
+    assert blocks[0] is blocks[1]
+    assert len(flex._of_masks) == before + 5
+    masks.clear()
+    gc.collect()
+    assert len(flex._of_masks) == before
+
+
+def test_torch_s_limit_of_recompilations_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flex.torch, "compile", lambda run, **_: run)
+    monkeypatch.setattr(flex, "_run", lambda *_: dynamo_config.recompile_limit)
+    flex._compiled.cache_clear()
+    assert flex._compiled()(*tensors()) == flex.FORMS
+    flex._compiled.cache_clear()
 
 
 OFFSET = NUMBERS["beta"] + math.log(NUMBERS["gamma"])

@@ -76,6 +76,8 @@ def attention(
     """
     check_spec(spec)
     spec.require(parameters, attention)
+    if mode == "float":
+        query, key, value = autocast(query, key, value)
     _check(query, key, value, attn_mask, is_causal)
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p must be a probability from 0 to 1, got {dropout_p}")
@@ -105,6 +107,15 @@ def attention(
         return scaled_dot_product(base, query, key, value, mask, bias, dropout_p, is_causal, scale)
     normalise = normalise_with(module, parameters)
     return attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
+
+
+def autocast(*operands: Tensor) -> tuple[Tensor, ...]:
+    """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention."""
+    kind = operands[0].device.type if isinstance(operands[0], Tensor) else "cpu"
+    if not torch.is_autocast_enabled(kind):
+        return operands
+    dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(x.to(dtype) if isinstance(x, Tensor) and x.dtype in narrow else x for x in operands)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
@@ -185,7 +196,7 @@ def scaled_dot_product(
     allowed = mask
     if bias is not None and mask is not None:
         allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
-    if is_causal and scale <= 0:  # torch's causal kernels mask scores before they scale them
+    if scale <= 0 and (is_causal or query.is_cuda):  # torch's kernels mask and pad scores before they scale them
         query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
     result = functional.scaled_dot_product_attention(
         query,

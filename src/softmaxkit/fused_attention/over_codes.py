@@ -82,8 +82,13 @@ def by_codes(
     if lengths is not None and (choice.native or not are_read_by_kernel(lengths)):
         check_range(lengths, keys.shape[2], HELD)
     if lengths is not None and not choice.native:
-        lengths = lengths.to(query.device, non_blocking=True)
+        lengths = on_device(lengths, query.device)
     return fused(call, choice, query, keys, values, attn_mask, False, factor, lengths=lengths)
+
+
+def on_device(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy numbers without waiting for the device, except from pinned memory, which the caller may change at once."""
+    return numbers.to(device, non_blocking=not numbers.is_pinned())
 
 
 def are_read_by_kernel(numbers: Tensor) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.block_tables import checked_pages, unchecked_pages
-from softmaxkit.fused_attention.over_codes import are_read_by_kernel, attention_over_codes, by_codes
+from softmaxkit.fused_attention.over_codes import are_read_by_kernel, attention_over_codes, by_codes, on_device
 from softmaxkit.fused_attention.pool import empty, encoded, slots_to_write, write
 from softmaxkit.fused_attention.pool_checks import (
     INTEGERS,
@@ -162,7 +162,7 @@ class PagedKeyValueCache:
                 key, value, slot_mapping = key[is_taken], value[is_taken], slot_mapping[is_taken]
         if not slot_mapping.numel():
             return
-        slots, are_sound = slot_mapping.to(self.device, non_blocking=True), None
+        slots, are_sound = on_device(slot_mapping, self.device), None
         if not is_checked:
             slots, are_sound = slots_to_write(slots, room)
         values = encoded("value", value, self._values)

@@ -131,13 +131,21 @@ def are_few(query: Tensor, keys: Tensor | Cached) -> bool:
 def reasons_against_bfloat16(query: Tensor, key: Tensor) -> list[str]:
     """Return the reasons why softmax attention does not use the kernel with bfloat16 products."""
     reasons = []
-    if query.dtype == torch.float32 and torch.get_float32_matmul_precision() != "medium":
+    if query.dtype == torch.float32 and float32_precision() != "medium":
         reasons.append(
             "it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would permit"
         )
     if are_few(query, key):
         reasons.append(f"for up to {FEW} queries per key head, torch's own attention is as good")
     return reasons
+
+
+def float32_precision() -> str | None:
+    """Return torch's precision of float32 products; None if it was set for single back ends only."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it is not known once torch.backends.cuda.matmul.fp32_precision, for instance, was set
+        return None
 
 
 def default_scale(query: Tensor) -> float:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -18,6 +20,9 @@ from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_sc
 from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.rows import check_offset
 from softmaxkit.masks import expand_mask
+
+FORMS = 1024
+"""How many kinds of calls (masks, dtypes, groups of heads, lengths) may be compiled; torch gives up after 8."""
 
 
 def attend(
@@ -103,7 +108,12 @@ def _run(
 @lru_cache(maxsize=1)
 def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
     compiled: Callable[..., tuple[Tensor, Tensor]] = torch.compile(_run, fullgraph=True)
-    return compiled
+
+    def run(*arguments: Any) -> tuple[Tensor, Tensor]:
+        with dynamo_config.patch(recompile_limit=FORMS, accumulated_recompile_limit=FORMS):
+            return compiled(*arguments)
+
+    return run
 
 
 _of_masks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
@@ -127,7 +137,7 @@ def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) ->
     state = (mask._version, shape)
     if cached is None or cached[0] != state:
         with torch.inference_mode(False):  # they may later be used with gradients
-            _of_masks[mask] = cached = (state, _blocks_of(mask, shape))
+            _of_masks[mask] = cached = (state, _blocks_of(mask.data, shape))  # a view would keep its mask alive
     blocks: BlockMask = cached[1]
     return blocks
 

@@ -48,7 +48,7 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
         ValueError: the gradient has another shape.
     """
     kernels = kernels_for(probabilities)
-    g = _like(gradient, probabilities, "probabilities")
+    g = gradient_like(gradient, probabilities, "probabilities")
     p = probabilities.contiguous()
     result = empty(p.shape, p.dtype)
     if p.numel():
@@ -58,7 +58,7 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
     return result
 
 
-def _like(gradient: Tensor, values: Tensor, name: str) -> Tensor:
+def gradient_like(gradient: Tensor, values: Tensor, name: str) -> Tensor:
     """Return a gradient, contiguous, with the dtype and device of the values that it belongs to."""
     if gradient.shape != values.shape:
         raise ValueError(
@@ -123,7 +123,7 @@ def exponential_backward(
         ValueError: as `exponential`; or the gradient has another shape.
     """
     offsets, parameters = _exponential_parameters(scores, offset, limit, base)
-    g = _like(gradient, scores, "scores")
+    g = gradient_like(gradient, scores, "scores")
     sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
     pointers = (address(g), address(sums))
     return run("exponential_backward", scores, mask, is_causal, address(offsets), *parameters, *pointers), sums

@@ -13,7 +13,7 @@ try:
 except ImportError:  # transformers before 5.1 passes output_attentions to every layer
     output_capturing = None  # type: ignore[assignment]
 
-from softmaxkit.fused_attention.call import fused, scaled_dot_product
+from softmaxkit.fused_attention.call import autocast, fused, scaled_dot_product
 from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
@@ -68,7 +68,7 @@ def fused_output(
     Returns:
         The output, (batch, heads, queries, channels), or None.
     """
-    query, key, value = tensors
+    query, key, value = autocast(*tensors) if method.mode != "integer" else tensors
     operands = query, codes_or_tensor(query, key), codes_or_tensor(query, value)
     watcher = _choice_watcher.get()
     base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes

@@ -55,7 +55,7 @@ def attend(
         mask: boolean, True where attended, broadcastable to (batch, heads, queries, keys).
         is_causal: whether a query attends only to keys up to its own index.
         scale: multiplies the query-key products; 1/sqrt(channels) if None.
-        dropout: probability of zeroing a weight, below 1; the other weights are divided by 1 - dropout.
+        dropout: probability of zeroing a weight; the other weights are divided by 1 - dropout.
         lengths: with few queries only, as in `softmaxkit.kernels.triton.decode.attend`.
 
     Returns:

@@ -235,5 +235,5 @@ def keys_backward(
     value_result += place * VALUE_CHANNELS
     of_values = of_values / raised
     if DROPOUT:
-        of_values = of_values / (1.0 - dropout)
+        of_values = of_values / tl.maximum(1.0 - dropout, 1e-30)
     store_rows(value_result, of_values, first_column, VALUE_CHANNELS, keys, COLUMNS, VALUE_CHANNELS, VALUE_WIDTH)

@@ -166,6 +166,6 @@ def attention_forward(
     else:
         result = result * tl.exp2(-lift)
     if DROPOUT:
-        result = result / (1.0 - dropout)
+        result = result / tl.maximum(1.0 - dropout, 1e-30)  # with a dropout of 1, 0 rather than 0 / 0
     output += batch * output_b + head * output_h
     store_rows(output, result, first_row, output_t, queries, ROWS, VALUE_CHANNELS, VALUE_WIDTH)

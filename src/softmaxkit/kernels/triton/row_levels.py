@@ -74,7 +74,8 @@ def levels_rows(
         weights = level_weights(values, highest, per_step, step, TOP)
         weights = tl.where(values == float("-inf"), 0.0, weights)
         total = tl.sum(weights, 1)
-        result = weights * (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
+        inverse = (1.0 / tl.where(total == 0.0, 1.0, total))[:, None]
+        result = weights * tl.where(values == float("-inf"), 0.0, inverse)  # 0 where masked, in rows with NaN too
         store_row(output, result, rows, columns, count, keys, keys)
     else:
         # Every element of a tile has its own maximum and sum, reduced at the end: warps do not wait for each other.

@@ -10,7 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.rows import check_levels, check_offset, heads_of, log_limit
+from softmaxkit.kernels.rows import check_levels, check_offset, gradient_like, heads_of, log_limit
 from softmaxkit.kernels.triton.launch import LOG2_E, level_step, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
 from softmaxkit.kernels.triton.row_levels import levels_rows
@@ -96,7 +96,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False,
 
 def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
     """Return the gradient of scores, as `softmaxkit.kernels.rows.softmax_backward`."""
-    weights, given = probabilities.contiguous(), gradient.to(probabilities.dtype).contiguous()
+    weights, given = probabilities.contiguous(), gradient_like(gradient, probabilities, "probabilities")
     result = empty(weights)
     if result.numel():
         keys = weights.shape[-1]
@@ -140,13 +140,11 @@ def exponential_backward(
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of scores and its row sums, as `softmaxkit.kernels.rows.exponential_backward`."""
-    if gradient.shape != scores.shape:
-        raise ValueError(f"gradient must have the shape of scores, {tuple(scores.shape)}, got {tuple(gradient.shape)}")
+    given = gradient_like(gradient, scores, "scores")
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     sums = scores.new_zeros(scores.shape[:-1], dtype=torch.float32)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
     if result.numel():
-        given = gradient.to(scores.dtype).contiguous()
         numbers = (head, rate, highest, math.log(base))
         with on_device_of(scores):
             exponential_rows_backward[rows.grid](
