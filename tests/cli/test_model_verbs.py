@@ -36,6 +36,10 @@ def test_train_calibrate_evaluate_stand_alone(
     results = json.loads(Path("evaluate.json").read_text())["results"]
     assert [result["mode"] for result in results] == ["float", "integer"]
     assert all(0 < result["loss_nats"] < 6 for result in results)
+    code, _, err = run(capsys, "calibrate", "exact", "consmax", *common, "--batches", 2, "-o", "unlearned")
+    assert code == 0, err
+    assert "warning: calibration does not set beta and log_gamma of ConSmax" in err
+    assert "calibrate\n" in err
     code, _, err = run(capsys, "train", "consmax", "--from", "exact", *common, "--steps", 2, "-o", "consmax")
     assert code == 0, err
     model = softmaxkit.load("consmax")

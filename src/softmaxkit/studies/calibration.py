@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.calibration import calibrate
@@ -19,6 +20,17 @@ from softmaxkit.models.pretrained import read_pretrained
 from softmaxkit.models.text import read_corpus
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.progress import Progress, Stage
+from softmaxkit.warning import warn
+
+
+def _warn_of_learned(model: PreTrainedModel, name: str) -> None:
+    """Warn of parameters that were just put in, and that only training sets."""
+    module = next(iter(layers(model).values()))
+    if learned := [parameter for parameter, _ in module.named_parameters()]:
+        warn(
+            f"calibration does not set {' and '.join(learned)} of {module.spec.title}, which stay as they start; to "
+            f"learn them: softmaxkit train {module.spec.method} --from {name}"
+        )
 
 
 def _reported(batches: Sequence[Tensor], progress: Progress) -> Iterator[Tensor]:
@@ -78,6 +90,7 @@ def calibrate_model(options: CalibrationOptions, command: Sequence[str], stage: 
     else:
         if spec is not None:
             apply(model, spec, mode="integer")
+            _warn_of_learned(model, options.model)
         calibrate(model, _reported(windows, stage("calibrate")))
     stage("measure what integers lose, and save the model")
     report_format_loss(model, windows[0])
