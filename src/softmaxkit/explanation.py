@@ -34,6 +34,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not amx, avx512, avx512_vnni, avx_vnni, avx2, plain: Softermax has no kernel for this form
     """
+    from softmaxkit.fused_attention.call import autocast
     from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles
     from softmaxkit.kernels.attention import check_tensors
     from softmaxkit.kernels.backends import only_torch
@@ -49,7 +50,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         scores = tensors[0]
         module = module_for(spec, mode, scores.shape[-1], parameters, scores.device)
         return (module.choose_integers(scores.float()) if mode == "integer" else module.choose(scores))[1]
-    query, key, value = tensors
+    query, key, value = autocast(*tensors) if mode == "float" else tensors
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
     if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
         return only_torch(query.device, IS_TORCHS_OWN)

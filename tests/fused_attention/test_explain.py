@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -66,3 +68,18 @@ def test_what_is_no_back_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     names = ", ".join(("triton", "flex", *builds.NATIVE, "torch"))
     with pytest.raises(ValueError, match=f"SOFTMAXKIT_KERNELS must be {names} or none, got 'sse'"):
         softmaxkit.explain(Exact(), ROWS)
+
+
+@pytest.mark.parametrize(("spec", "numbers"), [(Exact(), {}), (Exaq(), {"clip": -4.0})])
+def test_autocast_casts_queries_keys_and_values(spec: Any, numbers: dict[str, Any]) -> None:
+    """Models with rotary embeddings have queries and keys of float32 and values of bfloat16 there."""
+    operands = [QUERY, QUERY, QUERY.bfloat16()]
+    with pytest.raises(TypeError, match="must share a floating dtype"):
+        softmaxkit.attention(*operands, spec, **numbers)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = softmaxkit.attention(*operands, spec, **numbers)
+        choice = softmaxkit.explain(spec, *operands, **numbers)
+    halves = [x.bfloat16() for x in operands]
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, softmaxkit.attention(*halves, spec, **numbers))
+    assert choice == softmaxkit.explain(spec, *halves, **numbers)

@@ -59,7 +59,8 @@ def attention(
         is_causal: query i attends to keys 0 to i; not combined with a mask.
         scale: factor of the scores; 1/sqrt(channels) if None.
         enable_gqa: keys and values may have fewer heads, each shared by consecutive query heads.
-        mode: "float", or "integer" for the hardware's integer softmax between float products.
+        mode: "float", or "integer" for the hardware's integer softmax between float products. Under autocast, the
+            former casts queries, keys and values, as torch's attention does.
         parameters: the method's real parameters, e.g. `clip` for EXAQ, `beta` and `gamma` for ConSmax (one number, or
             one per head).
 

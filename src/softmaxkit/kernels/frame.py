@@ -81,7 +81,7 @@ def _ratios(keys: Tensor, share: Tensor) -> Tensor:
     largest = keys.abs().amax(2, keepdim=True)  # its square may overflow float32
     sizes = largest * ((keys / largest.clamp(min=LEAST_STEP)).square().mean(2, keepdim=True) * share).sqrt()
     counted = sizes.masked_fill(sizes == 0, torch.nan).sort(-1).values  # NaN comes last
-    places = (counted.isfinite().sum(-1, keepdim=True) - 1).clamp(min=0) // 2
+    places = ((~counted.isnan()).sum(-1, keepdim=True) - 1).clamp(min=0) // 2
     middle = counted.gather(-1, places)  # the lower median; torch's is refused by deterministic algorithms on CUDA
     tokens = keys.shape[2] / share
     return (((sizes / middle).square() * tokens + SEEN_BEFORE) / (tokens + SEEN_BEFORE)).sqrt()
