@@ -130,11 +130,9 @@ def decode_split(
                     VALUE_CHANNELS, BITS, VALUE_STEPS, PAGE,
                 )  # fmt: skip
             if BITS == 4:
-                # A step that is not finite must not reach rows that do not attend to its token, as 0 * NaN would.
-                is_shared = tl.min(tl.where(is_row[:, None], seen.to(tl.int32), 1), 0) != 0
-                is_wrong = (tl.sum(tl.where(steps - steps == 0.0, 0, 1), 1) != 0) & (is_shared == 0)
-                of_units = tl.where(is_wrong[:, None], 0.0, for_units(steps, VALUE_WIDTH) * shrink)
-                weights = tl.where(seen & is_wrong[None, :], float("nan"), weights)
+                # A step that is not finite reaches the rows that attend to its token, and no others, as 0 * NaN would.
+                weights = tl.where(seen, weights + tl.sum(steps - steps, 1)[None, :], 0.0)
+                of_units = for_units(tl.where(steps - steps == 0.0, steps, 0.0), VALUE_WIDTH) * shrink
             if BITS == 8:
                 weights = tl.where(seen, weights * tl.sum(steps, 1)[None, :], 0.0)
             if is_half:  # scale weights by the largest: float16 would lose small ones
