@@ -38,11 +38,11 @@ app = typer.Typer(
 STOPPED = 130
 """Exit code after Ctrl-C."""
 
-CONTINUING = {"train", "compare", "study", "tasks", "synth"}
-"""Verbs that keep finished parts of their work; the others write all results at the end."""
-
 TRAINING = ("compare", "train", "study", "tasks")
 """Verbs that train, and can therefore use several processes."""
+
+CONTINUING = (*TRAINING, "synth")
+"""Verbs that keep finished parts of their work; the others write all results at the end."""
 
 
 def _version(requested: bool) -> None:
@@ -116,9 +116,9 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        words = sys.argv[1:] if arguments is None else arguments
+        verb = next(iter(sys.argv[1:] if arguments is None else arguments), "")
         kept = "finished results are kept, and the same command continues from there"
-        return _fail(f"stopped; {kept if set(words[:1]) & CONTINUING else 'nothing was written'}", STOPPED)
+        return _fail(f"stopped; {kept if verb in CONTINUING else 'nothing was written'}", STOPPED)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from softmaxkit.kernels.native_attention import attend
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.numbers import attention_call_with, module_for, normalise_with
 from softmaxkit.methods.base.spec import Spec, check_spec
+
+Operand = TypeVar("Operand", bound=Tensor | Cached)
 
 MASKED = -5e3
 """Additive mask values at or below this mask a key; those above are a bias, as in ALiBi."""
@@ -77,6 +79,7 @@ def attention(
     """
     check_spec(spec)
     spec.require(parameters, attention)
+    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
     if mode == "float":
         query, key, value = autocast(query, key, value)
     _check(query, key, value, attn_mask, is_causal)
@@ -110,17 +113,20 @@ def attention(
     return attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
 
 
-def autocast(*operands: Tensor) -> tuple[Tensor, ...]:
-    """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention."""
-    kind = operands[0].device.type if isinstance(operands[0], Tensor) else "cpu"
+def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Operand, Operand]:
+    """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention; codes stay."""
+    kind = query.device.type
     if not torch.is_autocast_enabled(kind):
-        return operands
+        return query, key, value
     dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
-    return tuple(x.to(dtype) if isinstance(x, Tensor) and x.dtype in narrow else x for x in operands)
+
+    def cast(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, Tensor) and x.dtype in narrow else x
+
+    return cast(query), cast(key), cast(value)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
     if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
         raise TypeError(
             f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"

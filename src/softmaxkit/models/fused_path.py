@@ -68,8 +68,10 @@ def fused_output(
     Returns:
         The output, (batch, heads, queries, channels), or None.
     """
-    query, key, value = autocast(*tensors) if method.mode != "integer" else tensors
+    query, key, value = tensors
     operands = query, codes_or_tensor(query, key), codes_or_tensor(query, value)
+    if method.mode != "integer":
+        operands = autocast(*operands)
     watcher = _choice_watcher.get()
     base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
     if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def _save_pretrained(
     *arguments: Any,
     **options: Any,
 ) -> Any:
+    save = partial(original, model, save_directory, is_main_process, state_dict, *arguments, **options)
     # transformers saves only the adapters of a model that has some; the method belongs to the base model.
     if not layers(model) or getattr(model, "_hf_peft_config_loaded", False):
         if quantisation_of(model) == NAME:
@@ -85,12 +86,12 @@ def _save_pretrained(
                 "and is saved as a model without"
             )
             del model.config.quantization_config
-        return original(model, save_directory, is_main_process, state_dict, *arguments, **options)
+        return save()
     check_savable(model)
     if state_dict is not None and not is_main_process:  # its config is not written, and its state dict may be empty
-        return original(model, save_directory, is_main_process, state_dict, *arguments, **options)
+        return save()
     with _described(model, state_dict):
-        result = original(model, save_directory, is_main_process, state_dict, *arguments, **options)
+        result = save()
     if is_main_process:
         write_card(Path(save_directory), model, Path(save_directory).name)
     return result
