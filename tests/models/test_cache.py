@@ -223,6 +223,16 @@ def test_dtypes(dtype: torch.dtype) -> None:
     assert (logits - expected).abs().max() <= tolerance * expected.abs().max()
 
 
+def test_under_autocast() -> None:
+    model = with_method("LlamaForCausalLM", ConSmax())
+    cache = QuantisedCache(model.config)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, expected = (generated(model, cache, new=3)[1] for cache in (cache, rounded_cache(model)))
+    layer = cache.layers[0]
+    assert (layer.keys.dtype, layer.values.dtype) == (torch.float32, torch.bfloat16)  # as rotated, and as projected
+    assert (logits - expected).abs().max() <= 0.05 * expected.abs().max()  # as above
+
+
 def test_memory() -> None:
     model = with_method("LlamaForCausalLM", ConSmax())
     plain = DynamicCache(config=model.config)

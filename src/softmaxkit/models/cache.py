@@ -100,8 +100,8 @@ class QuantisedLayer(DynamicLayer):
                 "generate with a DynamicCache"
             )
         super().lazy_initialization(key_states, value_states)
-        self.dtype = key_states.dtype
-        self.cache = KeyValueCache(key_states[:, :, :0], value_states[:, :, :0], self.bits)
+        self.dtypes = key_states.dtype, value_states.dtype
+        self.cache = KeyValueCache(*_in_one_dtype(key_states[:, :, :0], value_states[:, :, :0]), self.bits)
         self._show(self.cache)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,8 @@ class QuantisedLayer(DynamicLayer):
 
         Args:
             key_states: floating, (batch, key heads, new tokens, channels).
-            value_states: the same dtype, (batch, key heads, new tokens, value channels).
+            value_states: floating, (batch, key heads, new tokens, value channels); the dtype may differ from that of the
+                keys, as under autocast, which leaves rotated keys in float32.
             args: unused, as in every dynamic layer.
             kwargs: unused, as in every dynamic layer.
 
@@ -128,7 +129,7 @@ class QuantisedLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         assert self.cache is not None
         first = len(self.cache) == 0
-        self.cache.append(key_states, value_states)
+        self.cache.append(*_in_one_dtype(key_states, value_states))
         every = self._show(self.cache)
         return (key_states, value_states) if first else every
 
@@ -180,9 +181,15 @@ class QuantisedLayer(DynamicLayer):
 
     def _show(self, cache: KeyValueCache) -> tuple[Tensor, Tensor]:
         """Update `keys` and `values` to the present content of the cache, and return them."""
-        keys, values = (CachedTensor(codes, self.dtype) for codes in cache.codes)
+        keys, values = (CachedTensor(codes, dtype) for codes, dtype in zip(cache.codes, self.dtypes, strict=True))
         self.keys, self.values = keys, values
         return keys, values
+
+
+def _in_one_dtype(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return keys and values in the wider dtype of both."""
+    wide = torch.promote_types(keys.dtype, values.dtype)
+    return keys.to(wide), values.to(wide)
 
 
 class CachedTensor(Tensor):
