@@ -219,7 +219,7 @@ def test_a_file_that_is_no_configuration_gets_one_line(
     assert main(["simulate", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error)
-    assert f"cannot read the configuration of {tmp_path}" in error
+    assert f"{tmp_path} is not a model whose configuration transformers can read" in error
     assert error.count("\n") == 1
 
 
@@ -230,5 +230,7 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
         Workload("none", 0, 8, 2, 64, True, "")
     with pytest.raises(ValueError, match="heads of up to 1,024 channels, got 2,048"):
         Workload("wide", 1, 8, 8, 2048, True, "")
-    with pytest.raises(ValueError, match=r"cannot read the configuration of .*built in are gpt2"):
+    with pytest.raises(ValueError, match="/nowhere/at/all does not exist; give the folder of a checkpoint"):
         read_workload("/nowhere/at/all")
+    with pytest.raises(ValueError, match=r"there is no folder nowhere, and as a hub name .*built in are gpt2"):
+        read_workload("nowhere")

@@ -210,8 +210,10 @@ def test_tasks_and_models_that_cannot_be_used_are_refused(encoder: str, task: st
     with pytest.raises(ValueError, match="labels has classes but no training examples"):
         measure_tasks(both, [], silent)
     assert not (tmp_path / "early").exists()
-    with pytest.raises(ValueError, match=r"cannot load .*missing as an encoder with a head for classes"):
+    with pytest.raises(ValueError, match=r"missing does not exist; give the folder of a checkpoint, or a hub name"):
         measure_tasks(options(str(tmp_path / "missing"), task, tmp_path / "runs"), [], silent)
+    with pytest.raises(ValueError, match=r"no folder mini, and as a hub name mini is not an encoder .* for classes: "):
+        measure_tasks(options("mini", task, tmp_path / "runs"), [], silent)
     with pytest.raises(ValueError, match="batch and length must be at least 1"):
         TaskRecipe(epochs=0)
 

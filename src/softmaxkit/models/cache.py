@@ -109,8 +109,8 @@ class QuantisedLayer(DynamicLayer):
 
         Args:
             key_states: floating, (batch, key heads, new tokens, channels).
-            value_states: floating, (batch, key heads, new tokens, value channels); the dtype may differ from that of the
-                keys, as under autocast, which leaves rotated keys in float32.
+            value_states: floating, (batch, key heads, new tokens, value channels); of another dtype than keys under
+                autocast, which leaves rotated keys in float32.
             args: unused, as in every dynamic layer.
             kwargs: unused, as in every dynamic layer.
 

@@ -8,7 +8,6 @@ among the weights. Earlier versions of softmaxkit wrote a plain checkpoint with 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from softmaxkit.models.errors import first_line
 from softmaxkit.models.hooks import check_savable
 from softmaxkit.models.patch import layers
 from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved
+from softmaxkit.models.sources import check_place, unreadable
 from softmaxkit.models.switching import remember, switch_on
 
 SETTINGS_FILE = "softmaxkit.json"
@@ -124,7 +124,7 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         >>> model = softmaxkit.load("my-llama-exaq", dtype=torch.bfloat16)
         >>> softmaxkit.layers(model)
     """
-    _check_path(path)
+    check_place(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
     kwargs.setdefault("trust_remote_code", False)  # without it, transformers prompts on the terminal
     more = {key: kwargs[key] for key in ("gguf_file", "trust_remote_code") if key in kwargs}
@@ -136,10 +136,7 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
                 f"{path} is a model with code of its own, which does not run by default; if you trust it, load it "
                 "with softmaxkit.load(..., model_class=..., trust_remote_code=True)"
             ) from None
-        missing = "" if Path(path).is_dir() else f"there is no folder {path}, and as a hub name "
-        raise ValueError(
-            f"{missing}{path} is not a checkpoint that transformers can read: {first_line(error)}"
-        ) from None
+        raise ValueError(unreadable(path, "a checkpoint that transformers can read", first_line(error))) from None
     architecture = model_class or getattr(transformers, (config.architectures or ["?"])[0], None)
     if architecture is None:
         raise ValueError(
@@ -176,15 +173,6 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
     for holder, name in ((model.config, "quantization_config"), (model, "hf_quantizer"), (model, "is_quantized")):
         if hasattr(holder, name):
             delattr(holder, name)
-
-
-def _check_path(path: str | Path) -> None:
-    """Reject a path that can only mean a folder but is not one, before transformers looks for it on the hub."""
-    text = str(path)
-    local = isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or os.sep + os.sep in text
-    if local and not Path(path).is_dir():
-        what = "is a file, not a folder" if Path(path).exists() else "does not exist"
-        raise ValueError(f"{path} {what}; give the folder of a checkpoint, or a hub name such as owner/name")
 
 
 def _put_back(model: PreTrainedModel, settings: Path, parameters: Path | None) -> None:

@@ -26,6 +26,7 @@ from softmaxkit.models.answers import Windows
 from softmaxkit.models.checkpoint import SETTINGS_FILE
 from softmaxkit.models.errors import first_line
 from softmaxkit.models.patch import layers
+from softmaxkit.models.sources import check_place, unreadable
 from softmaxkit.models.tasks import Example, Kind, Task
 from softmaxkit.models.trainer import MethodTrainer, Progress, training_arguments
 from softmaxkit.recipe import TaskRecipe
@@ -55,13 +56,15 @@ def read_encoder(name: str, task: Task, seed: int) -> tuple[PreTrainedModel, Pre
         ValueError: there is no such encoder, it already has a method, it has no padding token, or its architecture has
             no head for this kind of task.
     """
+    check_place(name)
     set_seed(seed)
     heads = {"num_labels": task.classes} if task.kind == "classes" else {}
     try:
         model = HEADS[task.kind].from_pretrained(name, dtype=torch.float32, trust_remote_code=False, **heads)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot load {name} as an encoder with a head for {task.kind}: {first_line(error)}") from None
+        what = f"an encoder that transformers can read, with a head for {task.kind}"
+        raise ValueError(unreadable(name, what, first_line(error))) from None
     if layers(model) or (Path(name) / SETTINGS_FILE).is_file():
         raise ValueError(f"{name} already has a method; give a plain model, to which each method is applied here")
     if tokenizer.pad_token is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +79,25 @@ def source_of(name: str) -> Source:
     if path.is_absolute() or len(path.parts) < 3:
         raise ValueError(f"there is no file {name}; give an existing one, or a hub name like owner/name/FILE{GGUF}")
     return Source("/".join(owner_and_name), "/".join(path.parts[2:]))
+
+
+def check_place(place: str | Path) -> None:
+    """Reject what can only mean a folder but is not one, before transformers looks for it on the hub.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    text = str(place)
+    is_hub_name = not text.startswith((".", "/", "~")) and text.count("/") <= 1 and os.sep + os.sep not in text
+    if (isinstance(place, Path) or not is_hub_name) and not Path(place).is_dir():
+        what = "is a file, not a folder" if Path(place).exists() else "does not exist"
+        raise ValueError(f"{place} {what}; give the folder of a checkpoint, or a hub name such as owner/name")
+
+
+def unreadable(place: str | Path, what: str, reason: str) -> str:
+    """Return the message that a folder or hub name is not `what`, e.g. "a checkpoint"."""
+    missing = "" if Path(place).is_dir() else f"there is no folder {place}, and as a hub name "
+    return f"{missing}{place} is not {what}: {reason}"
 
 
 def _packaged(name: str) -> Source:

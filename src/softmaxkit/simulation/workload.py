@@ -117,14 +117,16 @@ def _config(name: str) -> Any:
     """Load the configuration of a model with transformers, without running any code that the model ships."""
     from transformers import AutoConfig
 
-    from softmaxkit.models.sources import source_of
+    from softmaxkit.models.sources import check_place, source_of, unreadable
 
     source = source_of(name)
+    check_place(source.place)
     try:
         return AutoConfig.from_pretrained(source.place, **source.options)
     except Exception as error:  # configuration classes compute with unchecked values and may raise anything
         hint = suggestion(name, PUBLISHED, "built in are")
-        raise ValueError(f"cannot read the configuration of {name} ({_reason(error)}); {hint}") from None
+        what = "a model whose configuration transformers can read"
+        raise ValueError(f"{unreadable(name, what, _reason(error))}; {hint}") from None
 
 
 def _reason(error: Exception) -> str:
