@@ -181,11 +181,12 @@ def _natively(
     *places, channels = tokens.shape
     tokens = tokens.detach() if tokens.stride(-1) == 1 else tokens.detach().contiguous()
     if bits == 8:
-        codes = torch.empty((*places, channels), dtype=torch.int8)
-        steps = torch.empty((*places[:2], 1, places[2]))
+        codes = tokens.new_empty((*places, channels), dtype=torch.int8)
+        steps = tokens.new_empty((*places[:2], 1, places[2]), dtype=torch.float32)
     else:
-        codes = torch.empty((*places, (channels + 1) // 2), dtype=torch.uint8)
-        steps = torch.empty((*places[:2], -(-channels // CHANNELS_OF_STEP), places[2]), dtype=torch.bfloat16)
+        codes = tokens.new_empty((*places, (channels + 1) // 2), dtype=torch.uint8)
+        groups = -(-channels // CHANNELS_OF_STEP)
+        steps = tokens.new_empty((*places[:2], groups, places[2]), dtype=torch.bfloat16)
     frame = [None if x is None else x.expand(*places[:2], 1, channels).contiguous() for x in (centre, factor)]
     finite = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
         list(tokens.shape),
