@@ -8,7 +8,7 @@
 #include "plain_tokens.hpp"
 #include "registry.hpp"
 
-#if defined(SOFTMAXKIT_VNNI)
+#if defined(__AVX512BW__)
 #include "integer_keys.hpp"
 #include "integer_values.hpp"
 #include "nibble_keys.hpp"

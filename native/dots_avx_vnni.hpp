@@ -38,9 +38,4 @@ SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, in
     }
 }
 
-// Adds unsigned bytes to sums, four to each.
-SOFTMAXKIT_INLINE __m256i add_fours(__m256i sums, __m256i bytes) {
-    return _mm256_dpbusd_avx_epi32(sums, bytes, _mm256_set1_epi8(1));
-}
-
 }  // namespace softmaxkit

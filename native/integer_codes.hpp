@@ -4,11 +4,12 @@
 // relative to their largest channel. Queries need 16 bits because the error of a query is common to all its scores,
 // whereas errors of keys average out.
 //
-// AVX-512 has dot products of bytes. There these integers are two signed bytes, and codes are unsigned bytes with an
-// excess of 128 or 8, which is corrected by the excess times the sum of the other operand. The bytes of 16 keys are
-// interleaved and their sums reduced together, once for all heads that share them. 8-bit codes are read by
-// integer_keys.hpp and integer_values.hpp, 4-bit codes by nibble_keys.hpp and nibble_values.hpp. With AVX2 and NEON,
-// codes are widened to vectors of words or bytes: coded_keys.hpp and coded_values.hpp.
+// AVX-512 with VNNI has dot products of bytes; without, byte_products.hpp makes them of words. With AVX-512, integers
+// are two signed bytes, and codes are unsigned bytes with an excess of 128 or 8, which is corrected by the excess
+// times the sum of the other operand. The bytes of 16 keys are interleaved and their sums reduced together, once for
+// all heads that share them. 8-bit codes are read by integer_keys.hpp and integer_values.hpp, 4-bit codes by
+// nibble_keys.hpp and nibble_values.hpp. With AVX2 and NEON, codes are widened to vectors of words or bytes:
+// coded_keys.hpp and coded_values.hpp.
 #pragma once
 
 #include <cmath>

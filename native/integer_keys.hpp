@@ -75,7 +75,7 @@ private:
 #pragma GCC unroll 16
                 for (int64_t key = 0; key < tokens_together; ++key) {
                     const __m512i bytes = _mm512_load_si512(keys + channel * tokens_together + key * bytes_of_vector);
-                    sums[key] = _mm512_dpbusd_epi32(sums[key], bytes, some);
+                    sums[key] = add_products(sums[key], bytes, some);
                 }
             }
         };

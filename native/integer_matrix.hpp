@@ -17,7 +17,7 @@
 
 #include "panels.hpp"
 
-#if defined(SOFTMAXKIT_VNNI)
+#if defined(__AVX512BW__)
 #include "panels_avx512.hpp"
 #elif defined(__AVX2__)
 #include "panels_avx2.hpp"

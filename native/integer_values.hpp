@@ -83,8 +83,8 @@ private:
 #pragma GCC unroll 4
             for (int64_t part = 0; part < 4; ++part) {
                 const __m512i bytes = _mm512_load_si512(values + four * 256 + part * 64);
-                high[part] = _mm512_dpbusd_epi32(high[part], bytes, _mm512_set1_epi32(weights[0]));
-                low[part] = _mm512_dpbusd_epi32(low[part], bytes, _mm512_set1_epi32(weights[1]));
+                high[part] = add_products(high[part], bytes, _mm512_set1_epi32(weights[0]));
+                low[part] = add_products(low[part], bytes, _mm512_set1_epi32(weights[1]));
             }
         }
         const __m512i surplus = _mm512_set1_epi32(block.integers.sum * excess<8>);

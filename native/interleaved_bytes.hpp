@@ -1,6 +1,7 @@
 // Codes of a cache as bytes in vectors of 64, for dot products of four bytes: see integer_codes.hpp.
 #pragma once
 
+#include "byte_products.hpp"
 #include "integer_codes.hpp"
 
 namespace softmaxkit {

@@ -72,12 +72,12 @@ std::vector<std::string> supported() {
         if (has_avx_vnni()) names.push_back("avx_vnni");
     }
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-        names.push_back("avx512_vnni");
-        if (__builtin_cpu_supports("avx512vbmi")) {
-            names.push_back("avx512");
-            if (has_tiles() && refused().empty()) names.push_back("amx");
-        }
+        __builtin_cpu_supports("avx512vl")) {
+        names.push_back("avx512_bw");
+        const bool vnni = __builtin_cpu_supports("avx512vnni"), vbmi = __builtin_cpu_supports("avx512vbmi");
+        if (vnni) names.push_back("avx512_vnni");
+        if (vnni && vbmi) names.push_back("avx512");
+        if (vnni && vbmi && has_tiles() && refused().empty()) names.push_back("amx");
     }
 #elif defined(__aarch64__) && defined(__linux__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.push_back("neon");

@@ -113,7 +113,7 @@ private:
                 const uint8_t* from = keys + (vector * 2 + odd) * vectors * bytes_of_vector;
 #pragma GCC unroll 16
                 for (int64_t key = 0; key < vectors; ++key) {
-                    sums[key] = _mm512_dpbusd_epi32(sums[key], _mm512_load_si512(from + key * bytes_of_vector), query);
+                    sums[key] = add_small_products(sums[key], _mm512_load_si512(from + key * bytes_of_vector), query);
                 }
             }
         };

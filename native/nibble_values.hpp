@@ -168,8 +168,8 @@ private:
 #pragma GCC unroll 8
             for (int64_t part = 0; part < 8; ++part) {
                 const __m512i bytes = _mm512_load_si512(values + (set * 8 + part) * bytes_of_vector);
-                high[part] = _mm512_dpbusd_epi32(high[part], bytes, weights[0]);
-                low[part] = _mm512_dpbusd_epi32(low[part], bytes, weights[1]);
+                high[part] = add_small_products(high[part], bytes, weights[0]);
+                low[part] = add_small_products(low[part], bytes, weights[1]);
             }
         }
         constexpr int64_t size = lanes / slots;

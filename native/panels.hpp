@@ -7,10 +7,6 @@
 
 #include "tiles.hpp"
 
-#if defined(__AVX512VNNI__)
-#define SOFTMAXKIT_VNNI  // byte products by panels_avx512.hpp
-#endif
-
 namespace softmaxkit {
 
 constexpr int64_t lanes = 16;                 // 32-bit lanes of a vector, independent of the instruction set

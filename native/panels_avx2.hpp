@@ -8,7 +8,7 @@
 #if defined(__AVXVNNI__)
 #include "dots_avx_vnni.hpp"
 #else
-#include "dots_avx2.hpp"
+#include "dots_words.hpp"
 #endif
 
 namespace softmaxkit {
@@ -45,6 +45,16 @@ inline void hide(uint16_t* scores, uint64_t visible, uint16_t* highest) {
         _mm256_store_si256(to, shown);
         _mm256_store_si256(top, _mm256_max_epu16(shown, _mm256_load_si256(top)));
     }
+}
+
+// Adds unsigned bytes to sums, four to each.
+SOFTMAXKIT_INLINE __m256i add_fours(__m256i sums, __m256i bytes) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(sums, bytes, _mm256_set1_epi8(1));
+#else
+    const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
 }
 
 // Looks up 32 codes below 128, 16 entries of the table at a time.

@@ -1,29 +1,18 @@
-// The operations of integer_matrix.hpp in AVX-512 with VNNI, with VBMI or without.
+// The operations of integer_matrix.hpp in AVX-512, with VNNI and VBMI or without.
 #pragma once
 
 #include <immintrin.h>
 
+#include "byte_products.hpp"
 #include "panels.hpp"
 
-namespace softmaxkit {
+#if defined(__AVX512VNNI__)
+#include "dots_avx512.hpp"
+#else
+#include "dots_words.hpp"
+#endif
 
-template <int vectors>
-SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
-                            int64_t step, int64_t steps) {
-    for (int64_t at = 0; at < steps; ++at) {
-#pragma GCC unroll 6
-        for (int64_t index = 0; index < tile; ++index) {
-            int32_t four;
-            std::memcpy(&four, rows + index * row + 4 * at, sizeof four);
-#pragma GCC unroll 4
-            for (int64_t vector = 0; vector < vectors; ++vector) {
-                const __m512i other = _mm512_loadu_si512(with + at * step + 64 * vector);
-                sums[index][vector] =
-                    (Sums)_mm512_dpbusd_epi32((__m512i)sums[index][vector], _mm512_set1_epi32(four), other);
-            }
-        }
-    }
-}
+namespace softmaxkit {
 
 // Narrowing leaves the keys of a panel's scores interleaved.
 SOFTMAXKIT_INLINE void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
@@ -74,7 +63,7 @@ SOFTMAXKIT_INLINE void weigh(const uint16_t* scores, const Words& anchor, const 
     };
     const __m512i bytes = _mm512_maskz_mov_epi8(visible, look_up(code(0), code(1), table));
     _mm512_store_si512(weights, bytes);
-    if constexpr (summed) sums = (Sums)_mm512_dpbusd_epi32((__m512i)sums, bytes, _mm512_set1_epi8(1));
+    if constexpr (summed) sums = (Sums)add_small_products((__m512i)sums, bytes, _mm512_set1_epi8(1));
 }
 
 inline uint64_t true_bits(const uint8_t* from, uint64_t some, int64_t) {

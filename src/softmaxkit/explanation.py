@@ -32,7 +32,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     Example:
         >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
         torch
-          not amx, avx512, avx512_vnni, avx_vnni, avx2, plain: Softermax has no kernel for this form
+          not amx, avx512, avx512_vnni, avx512_bw, avx_vnni, avx2, plain: Softermax has no kernel for this form
     """
     from softmaxkit.fused_attention.call import autocast
     from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles

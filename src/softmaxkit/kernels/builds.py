@@ -13,6 +13,7 @@ _X86 = {
     "amx": "AMX with int8 and bfloat16",
     "avx512": "AVX-512 F, BW, DQ, VL, VNNI and VBMI",
     "avx512_vnni": "AVX-512 F, BW, DQ, VL and VNNI",
+    "avx512_bw": "AVX-512 F, BW, DQ and VL",
     "avx_vnni": "AVX-VNNI",
     "avx2": "AVX2 and FMA",
 }

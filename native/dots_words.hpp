@@ -1,4 +1,5 @@
-// The sums of integer_matrix.hpp in AVX2. Products are of 16 bits, since those of bytes would saturate.
+// The sums of integer_matrix.hpp in AVX2, and in AVX-512 without VNNI. Products are of 16 bits, since those of bytes
+// would saturate.
 #pragma once
 
 #include <immintrin.h>
@@ -10,6 +11,31 @@
 namespace softmaxkit {
 
 #define SOFTMAXKIT_WORDS  // `wide_dots` multiplies words
+
+#if defined(__AVX512BW__)
+constexpr int64_t register_bytes = 64;
+#else
+constexpr int64_t register_bytes = 32;
+#endif
+using SignedWords [[gnu::vector_size(register_bytes)]] = int16_t;
+using Products [[gnu::vector_size(register_bytes)]] = int32_t;
+
+// The sums of the products of two words each with a pair.
+SOFTMAXKIT_INLINE Products multiply(const SignedWords& words, uint32_t pair) {
+    const int32_t both = static_cast<int32_t>(pair);
+#if defined(__AVX512BW__)
+    return (Products)_mm512_madd_epi16((__m512i)words, _mm512_set1_epi32(both));
+#else
+    return (Products)_mm256_madd_epi16((__m256i)words, _mm256_set1_epi32(both));
+#endif
+}
+
+template <class Register>
+SOFTMAXKIT_INLINE Register from_memory(const void* from) {
+    Register loaded;
+    std::memcpy(&loaded, from, sizeof loaded);
+    return loaded;
+}
 
 constexpr uint32_t even_bytes = 0x00ff00ff;
 
@@ -30,27 +56,21 @@ SOFTMAXKIT_INLINE void dots_of_words(Sums (&sums)[tile][vectors], int64_t row, c
         for (int64_t index = 0; index < tile; ++index) {
             for (int64_t at = 0; at < count; ++at) pairs_at(index * row + 4 * (begin + at), pairs[index][at]);
         }
-        for (int64_t half = 0; half < 2 * vectors; ++half) {
-            const auto half_of = [&](int64_t index) { return reinterpret_cast<__m256i*>(sums[index]) + half; };
-            __m256i parts[tile];
+        for (int64_t part = 0; part < vectors * 64; part += register_bytes) {
+            const auto part_of = [&](int64_t index) { return reinterpret_cast<uint8_t*>(sums[index]) + part; };
+            Products parts[tile];
 #pragma GCC unroll 6
-            for (int64_t index = 0; index < tile; ++index) parts[index] = _mm256_loadu_si256(half_of(index));
+            for (int64_t index = 0; index < tile; ++index) parts[index] = from_memory<Products>(part_of(index));
             for (int64_t at = 0; at < count; ++at) {
-                const int8_t* from = with + (begin + at) * step + 32 * half;
-                const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-                const __m256i low = _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8);
-                const __m256i high = _mm256_srai_epi16(bytes, 8);
+                const auto bytes = from_memory<SignedWords>(with + (begin + at) * step + part);
+                const SignedWords low = bytes << 8 >> 8, high = bytes >> 8;
 #pragma GCC unroll 6
                 for (int64_t index = 0; index < tile; ++index) {
-                    const auto pair = [&](int64_t odd) {
-                        return _mm256_set1_epi32(static_cast<int32_t>(pairs[index][at][odd]));
-                    };
-                    const __m256i by_even = _mm256_madd_epi16(low, pair(0)), by_odd = _mm256_madd_epi16(high, pair(1));
-                    parts[index] = _mm256_add_epi32(parts[index], _mm256_add_epi32(by_even, by_odd));
+                    parts[index] += multiply(low, pairs[index][at][0]) + multiply(high, pairs[index][at][1]);
                 }
             }
 #pragma GCC unroll 6
-            for (int64_t index = 0; index < tile; ++index) _mm256_storeu_si256(half_of(index), parts[index]);
+            for (int64_t index = 0; index < tile; ++index) std::memcpy(part_of(index), &parts[index], register_bytes);
         }
     }
 }
@@ -73,12 +93,6 @@ SOFTMAXKIT_INLINE void wide_dots(Sums (&sums)[tile][vectors], const uint8_t* row
         pairs[0] = (upper & even_bytes) << 8 | (lower & even_bytes);
         pairs[1] = (upper & ~even_bytes) | (lower >> 8 & even_bytes);
     });
-}
-
-// Adds unsigned bytes to sums, four to each.
-SOFTMAXKIT_INLINE __m256i add_fours(__m256i sums, __m256i bytes) {
-    const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1));
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 }  // namespace softmaxkit
