@@ -83,3 +83,28 @@ def test_autocast_casts_queries_keys_and_values(spec: Any, numbers: dict[str, An
     assert result.dtype == torch.bfloat16
     assert torch.equal(result, softmaxkit.attention(*halves, spec, **numbers))
     assert choice == softmaxkit.explain(spec, *halves, **numbers)
+
+
+@pytest.mark.parametrize("spec", [Exact(), Exaq(), ConSmax(), Softermax()], ids=lambda spec: spec.method)
+def test_autocast_narrows_neither_integers_nor_partial_attention(spec: Any) -> None:
+    numbers = {"exaq": {"clip": -4.0}, "consmax": {"beta": 1.0, "gamma": 9.0}}.get(spec.method, {})
+    operands = [QUERY, QUERY, QUERY]
+    expected = softmaxkit.attention(*operands, spec, mode="integer", **numbers)
+    highest = {"maximum": torch.full((1, 2, 20, 1), 9.0)} if spec.method == "exaq" else {}
+    part = softmaxkit.partial_attention(*operands, spec, **numbers, **highest).result()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(softmaxkit.attention(*operands, spec, mode="integer", **numbers), expected)
+        assert torch.equal(softmaxkit.partial_attention(*operands, spec, **numbers, **highest).result(), part)
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+def test_a_cache_answers_in_the_dtype_of_the_queries_under_autocast(queries: int) -> None:
+    cache = softmaxkit.KeyValueCache(QUERY, QUERY)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cache.attention(QUERY[:, :, :queries], Exaq(), clip=-4.0).dtype == torch.float32
+
+
+@pytest.mark.parametrize("spec", [Exact(), Exaq()], ids=lambda spec: spec.method)
+def test_shapes_on_the_meta_device(spec: Any) -> None:
+    query = QUERY.to("meta")
+    assert softmaxkit.attention(query, query, query, spec, **({"clip": -4.0} if spec == Exaq() else {})).is_meta

@@ -188,3 +188,13 @@ def test_the_cache_of_generate_has_them() -> None:
             keys, _ = cache.update(key[:, :, :1], key[:, :, :1], 0)
         assert keys.codes.factor is not None
         assert error(normal()[0], key, (keys + 0.0)[:, :, :TOKENS]) < (0.01 if bits == 8 else 0.12)
+
+
+def test_queries_whose_strides_overlap() -> None:
+    generator = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(1, 2, 70, 32, generator=generator) for _ in range(2))
+    keys[..., 3] *= 100
+    cache = KeyValueCache(keys, values)
+    query = torch.randn(34, generator=generator).unfold(0, 32, 1)[:2].expand(1, 2, 2, 32)
+    apart, together = (cache.attention(x, ConSmax(), beta=0.0, gamma=5.0) for x in (query.contiguous(), query))
+    assert torch.equal(together, apart)

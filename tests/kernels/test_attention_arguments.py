@@ -168,6 +168,8 @@ def test_invalid_arguments_are_rejected() -> None:
         softmaxkit.attention(query, query, query, Exaq(), random_mask(7, 20), clip=CLIP)
     with pytest.raises(TypeError, match="share a floating dtype"):
         softmaxkit.attention(query, key.double(), value, Exaq(), clip=CLIP)
+    with pytest.raises(ValueError, match="must be on one device, got cpu, meta, cpu"):
+        softmaxkit.attention(query, key.to("meta"), value, Exaq(), enable_gqa=True, clip=CLIP)
     with pytest.raises(TypeError, match="value must be a torch tensor, got ndarray; pass"):
         softmaxkit.attention(query, key, value.numpy(), Exaq(), clip=CLIP)
     with pytest.raises(TypeError, match="attn_mask must be boolean"):

@@ -116,7 +116,7 @@ def attention(
 def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Operand, Operand]:
     """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention; codes stay."""
     kind = query.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return query, key, value
     dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
 
@@ -130,6 +130,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, 
     if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
         raise TypeError(
             f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"
+        )
+    if not query.device == key.device == value.device:
+        raise ValueError(
+            f"query, key and value must be on one device, got {query.device}, {key.device}, {value.device}"
         )
     if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
         shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))

@@ -53,7 +53,8 @@ def attention_over_codes(
         check_range(lengths, keys.shape[2], HELD)
     mask = _within(lengths, keys, attn_mask)
     key, value = (x.decoded(dtype) for x in (keys, values))
-    return attention(query, key, value, spec, mask, scale=scale, enable_gqa=True, mode=mode, **parameters)
+    result = attention(query, key, value, spec, mask, scale=scale, enable_gqa=True, mode=mode, **parameters)
+    return result.to(query.dtype)  # that of autocast, where it is on, but kernels that read codes do not know of it
 
 
 def by_codes(

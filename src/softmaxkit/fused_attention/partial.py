@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmaxkit.fused_attention.stripes import without_autocast
 from softmaxkit.kernels.attention import check_shapes, check_tensors, default_scale
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.partial import Partial
@@ -54,6 +55,7 @@ def partial_attention(
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     wide = torch.promote_types(query.dtype, torch.float32)
-    scores = (query.to(wide) * (default_scale(query) if scale is None else scale)) @ key.to(wide).mT
-    mask = None if attn_mask is None else expand_mask(attn_mask, tuple(scores.shape))
-    return spec.partial(**parameters).update(scores, mask, value.to(wide))
+    with without_autocast(query.device):
+        scores = (query.to(wide) * (default_scale(query) if scale is None else scale)) @ key.to(wide).mT
+        mask = None if attn_mask is None else expand_mask(attn_mask, tuple(scores.shape))
+        return spec.partial(**parameters).update(scores, mask, value.to(wide))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +13,12 @@ from softmaxkit.masks import expand_mask
 
 STRIPE = 1 << 22
 """Maximum number of scores in memory at once."""
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which products keep the dtype of their operands, which autocast would narrow."""
+    has_autocast = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()
 
 
 def attend_by_stripes(
@@ -27,9 +34,26 @@ def attend_by_stripes(
 ) -> Tensor:
     """Compute attention with any function that normalises (scores, mask); arguments as in `attention`.
 
+    Scores and weights are at least float32, under autocast too.
+
     Raises:
         ValueError: the mask or the bias does not broadcast to the scores.
     """
+    with without_autocast(query.device):
+        return _by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
+
+
+def _by_stripes(
+    normalise: Callable[[Tensor, Tensor | None], Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
+) -> Tensor:
     batch, heads, queries = query.shape[:3]
     shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
     mask, bias = (None if x is None else expand_mask(x, shape) for x in (mask, bias))

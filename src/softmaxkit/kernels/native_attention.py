@@ -157,14 +157,12 @@ class _Operands:
         self.steps = [x.steps if x.steps.stride(-1) == 1 else x.steps.contiguous() for x in cached]
         self.are_few = bool(cached) or are_few(query, key)
         self.query = query.float() if self.are_few else query
+        self.shifts = cached[0].shifts(self.query) if cached else None
+        self.query = cached[0].times_factors(self.query) if cached else self.query
         self.query, self.key, self.value = (
             x if x.stride(-1) == 1 else x.contiguous()
             for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
         )
-        self.shifts = None
-        if cached:
-            self.shifts = cached[0].shifts(self.query)
-            self.query = cached[0].times_factors(self.query)
         self.table, self.pages = None, [0, 0]
         if isinstance(key, Paged):
             self.table = key.table.contiguous()

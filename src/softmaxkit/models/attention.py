@@ -12,6 +12,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.masking_utils import sdpa_mask
 
 from softmaxkit.fused_attention.call import MASKED
+from softmaxkit.fused_attention.stripes import without_autocast
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 from softmaxkit.models.fused_path import fused_output, prefers_kernel, reasons_against_fused
@@ -159,7 +160,7 @@ def attention_forward(
     probabilities = nn.functional.dropout(probabilities, dropout, training=module.training)
     # Autocast would round the integers of the hardware to half precision.
     is_integer = method is not None and method.mode == "integer"
-    with torch.autocast(query.device.type, enabled=False) if is_integer else nullcontext():
+    with without_autocast(query.device) if is_integer else nullcontext():
         output = torch.matmul(probabilities, value.to(probabilities.dtype)).to(value.dtype)
     return output.transpose(1, 2).contiguous(), probabilities
 
