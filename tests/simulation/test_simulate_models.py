@@ -80,7 +80,7 @@ def test_more_of_anything_never_takes_longer() -> None:
     for key, values in (
         ("dram__bandwidth_gb_per_s", (0.1, 1.0, 10.0, 1000.0)),
         ("buffers__key_kib", (1, 8, 64)),
-        ("engines", (1, 2, 4)),
+        ("engines", range(1, 14)),
     ):
         # Engines that start together share the memory for their first keys, so each takes some cycles longer.
         chip = changed(EDGE, dram__bandwidth_gb_per_s=1e9) if key == "engines" else EDGE
@@ -90,6 +90,18 @@ def test_more_of_anything_never_takes_longer() -> None:
                 cycles = [result["cycles"] for result in results(changed(chip, **{key: value}), phase=phase)]
                 assert slower is None or all(new <= old for new, old in zip(cycles, slower, strict=True)), (key, value)
                 slower = cycles
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "llama-70b"])
+def test_an_engine_too_many_for_an_even_distribution_is_idle(name: str) -> None:
+    """More engines only take some cycles longer to load their first keys, which share the memory."""
+    workload = PUBLISHED[name]
+    for context in (1024, 5000):
+        cycles = [
+            results(changed(EDGE, engines=engines), workload, specs=[CONSMAX], contexts=[context])[0]["cycles"]
+            for engines in range(workload.key_heads, 14)
+        ]
+        assert all(more < 1.001 * fewer for fewer, more in pairwise(cycles)), (context, cycles)
 
 
 def test_engines_share_a_head_if_they_outnumber_the_heads() -> None:

@@ -86,14 +86,27 @@ def run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries) ->
         HardwareError: the buffers are too small for a tile; the message names the key and the minimum.
     """
     sizes = pace.engine.sizes
-    limit = min(hardware.engines, len(queries))
-    shares = [share for share in range(1, limit + 1) if hardware.engines % share == 0]
+    shares = _shares(hardware.engines, min(hardware.engines, len(queries)))
     runs = [
         _run(workload, hardware, pace, queries, share, loading)
         for loading in _loadings(hardware, sizes.channels, sizes.rows, queries.last)
         for share in shares
     ]
     return min(runs, key=lambda candidate: candidate.cycles)
+
+
+def _shares(engines: int, most: int) -> list[int]:
+    """Return the numbers of engines, at most `most`, that may share a key head; surplus engines are idle.
+
+    Of those that leave room for equally many heads at a time, these are the smallest and the largest, which is the
+    fastest; so there are few even if there are many engines.
+    """
+    shares, share = set(), 1
+    while share <= most:
+        last = min(most, engines // (engines // share))
+        shares |= {share, last}
+        share = last + 1
+    return sorted(shares)
 
 
 def _run(workload: Workload, hardware: Hardware, pace: Pace, queries: Queries, share: int, loading: Loading) -> Run:
