@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
@@ -10,6 +13,7 @@ from softmaxkit.flow.simulate import can_verilate
 from softmaxkit.methods import METHODS
 from softmaxkit.simulation import arrays
 from softmaxkit.simulation.arrays import QUERY_KEY, UNIT, VALUE, measure_array
+from softmaxkit.simulation.driven import drive
 from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
@@ -28,6 +32,24 @@ def test_the_sample_equals_golden_attention() -> None:
     # Two cycles per beat of two keys, and one for the reset.
     assert {len(values) for values in words.inputs.values()} == {QUERIES * KEYS // 2 * 2 + 1}
     assert len(words.expected) == QUERIES * KEYS // 2
+
+
+class Delay(wiring.Component):
+    """A register of 8 bits."""
+
+    def __init__(self) -> None:
+        super().__init__({"d": In(8), "q": Out(8)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.d.sync += self.q.eq(self.d)
+        return m
+
+
+@pytest.mark.skipif(not can_verilate(), reason="Verilator is not installed")
+def test_a_netlist_gets_every_input() -> None:
+    """The last one too, which Verilator 5.006 does not read if its line does not end."""
+    assert drive(Delay(), {"d": [7, 3, 200, 91]}, "sky130").outputs == {"q": [0, 3, 200, 91]}
 
 
 @pytest.mark.slow

@@ -76,7 +76,8 @@ def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         for name, values in inputs.items():
-            (work / f"{name}.hex").write_text("\n".join(f"{value:x}" for value in values), encoding="ascii")
+            # Verilator 5.006 drops a last word without a line end.
+            (work / f"{name}.hex").write_text("".join(f"{value:x}\n" for value in values), encoding="ascii")
         lines = [*simulation_model(netlist, "netlist", cycles), *_bench(netlist, inputs, cycles)]
         (work / "bench.sv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         command = [need("verilator"), "--binary", "--timing", "-O3", "-Wno-fatal", "-Wno-lint", "--output-split", "0"]
