@@ -15,7 +15,9 @@ from softmaxkit.cli import main
 from softmaxkit.engine.cycles import times
 from softmaxkit.methods import METHODS
 from softmaxkit.simulation.chip import queries_of, run
+from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.cycles import Pace
+from softmaxkit.simulation.energy import bill
 from softmaxkit.simulation.hardware import Hardware, read_hardware
 from softmaxkit.simulation.pipelines import engine_of, pipelines_of
 from softmaxkit.simulation.simulate import SimulationOptions, simulate
@@ -160,6 +162,19 @@ def test_energy_is_that_of_the_parts(tmp_path: Path) -> None:
     assert sum(result["area_mm2_by_part"].values()) == pytest.approx(result["area_mm2"])
     assert set(result["area_mm2_by_part"]) <= set(result["sources"])
     assert "row memory" not in result["area_mm2_by_part"]
+
+
+def test_engines_that_share_a_head_write_their_own_buffers(tmp_path: Path) -> None:
+    records = write_records(tmp_path, CONSMAX, waits=False)
+    engine = engine_of(CONSMAX, "element", EDGE, SMALL.channels, 256)
+    done = run(SMALL, EDGE, Pace(engine), queries_of(SMALL, "prompt", 256))
+    costs = Costs(EDGE, CONSMAX, "element", engine.sizes, 256, records)
+    alone, shared = (bill(costs, replace(done, engines_per_head=share)).energy_uj for share in (1, 4))
+    word = costs.sizes.word_bits // 8
+    for name, size in (("key buffer", EDGE.buffers.key_bytes), ("value buffer", EDGE.buffers.value_bytes)):
+        write, _ = costs.access(costs.buffer(size))
+        copies = 3 * done.loaded_bytes / 2 / word * write
+        assert shared[name] - alone[name] == pytest.approx(1e-6 * copies)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,8 @@ def bill(costs: Costs, run: Run) -> Bill:
     for name, size in (("key buffer", hardware.buffers.key_bytes), ("value buffer", hardware.buffers.value_bytes)):
         made = costs.buffer(size)
         write, read = costs.access(made)
-        energy[name] = run.array_cycles * read + run.loaded_bytes / 2 / word * write + leaks * made.leakage
+        written = run.loaded_bytes / 2 * run.engines_per_head  # engines that share a head each have a copy
+        energy[name] = run.array_cycles * read + written / word * write + leaks * made.leakage
         area[name] = made.area
         sources[name] = f"{made.pieces} x {made.macro.name}, {made.macro.source}"
     energy["DRAM"] = 8 * run.moved_bytes * hardware.dram.energy_pj_per_bit
