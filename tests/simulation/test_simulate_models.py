@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 from made_records import write_records
+from rich.console import Console
 
 from softmaxkit.cli import main
+from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.engine.cycles import times
 from softmaxkit.methods import METHODS
 from softmaxkit.simulation.chip import queries_of, run
@@ -181,6 +184,9 @@ def test_engines_that_share_a_head_write_their_own_buffers(tmp_path: Path) -> No
     ("words", "message"),
     [
         (["gpt2", "--context", "many"], "must be a number of tokens, e.g. 1024, 128k or 1M, got 'many'"),
+        (["gpt2", "--context", "1000M"], "must be at most 16M tokens, got '1000M'"),
+        (["gpt2", "--context", "9" * 5000], "must be at most 16M tokens"),
+        (["gpt2", "--json", "none/x", "--html", "none/../none/x"], "two options would write none/../none/x"),
         (["gpt2", "--pipeline", "fast"], "--pipeline must be "),
         (["gpt2", "--method", "exaq", "--pipeline", "element"], "no selected method has the pipeline element"),
         (["bert-base", "--generate"], "not causal"),
@@ -214,6 +220,27 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert '<td class="text long">all</td>' in text
     assert "timeline-chart" in text or "timeline-figure" in text
     assert '"energy_uj_per_token"' in record.read_text(encoding="utf-8")
+
+
+def test_no_number_is_cut_and_no_row_repeated(tmp_path: Path) -> None:
+    words = ["simulate", "llama-70b", "--context", "1M", "--context", "1024k", "--records", str(tmp_path)]
+    words += ["--method", "softermax", "--method", "softermax", "--pipeline", "token", "--chips", "4", "--chips", "4"]
+    record = tmp_path / "record.json"
+    assert main([*words, "--json", str(record)]) == 0
+    (result,) = json.loads(record.read_text())["results"]
+    assert [system["chips"] for system in result["chips"]] == [4]
+    for table in (simulation_table(json.loads(record.read_text())), chips_table([result])):
+        with (console := Console(width=80)).capture() as shown:
+            console.print(table)
+        assert "\N{HORIZONTAL ELLIPSIS}" not in shown.get()
+
+
+def test_parts_without_records_are_named_once_per_command(tmp_path: Path) -> None:
+    (tmp_path / "accelerator").mkdir()
+    chosen = results(EDGE, specs=[SOFTERMAX], pipelines=None, records=tmp_path)
+    lines = [line for line in energy_lines(chosen) if line.startswith("no total energy: ")]
+    assert len(lines) == len({line.split("; run ")[1] for line in lines}) < 5
+    assert any("QK array" in line and "PV array" in line for line in lines)
 
 
 def test_engines_of_chips_keep_buffers_and_rows_in_memory() -> None:

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, note, results_console, stages, write_record
-from softmaxkit.cli.options import JsonOption, methods_option, writable_file
+from softmaxkit.cli.options import JsonOption, methods_option, output_file
 from softmaxkit.methods import METHODS
 
 
@@ -30,10 +30,10 @@ def claims(
     ] = False,
     json: JsonOption = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger as Markdown.")
+        Path | None, typer.Option(metavar="PATH", callback=output_file, help="Write the ledger as Markdown.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the ledger as an HTML page.")
+        Path | None, typer.Option(metavar="PATH", callback=output_file, help="Write the ledger as an HTML page.")
     ] = None,
 ) -> None:
     """Judge the claims of the methods' papers by our own measurements.

@@ -22,9 +22,9 @@ from softmaxkit.cli.options import (
     WindowsOption,
     chosen_recipe,
     chosen_specs,
+    output_file,
     output_folder,
     with_gguf,
-    writable_file,
 )
 from softmaxkit.methods import BASELINE
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
@@ -70,7 +70,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="PATH",
-            callback=writable_file,
+            callback=output_file,
             help="Write the HTML page to this file.",
             show_default="compare.html in the folder of --output",
         ),

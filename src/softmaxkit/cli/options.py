@@ -97,6 +97,20 @@ def refuse(options: Sequence[str], why: str) -> None:
         raise ValueError(f"{why}; leave {' and '.join(options)} out")
 
 
+def output_file(context: typer.Context, path: Path | None) -> Path | None:
+    """Check an option's path as `writable_file` does, and that no other option of the command names the same file.
+
+    Raises:
+        ValueError: it cannot be written to, or another option names it.
+    """
+    if path is not None and writable_file(path) != Path("-"):
+        outputs: set[Path] = context.meta.setdefault("softmaxkit.outputs", set())
+        if path.resolve() in outputs:
+            raise ValueError(f"two options would write {path}; name a file for each of them")
+        outputs.add(path.resolve())
+    return path
+
+
 def writable_file(path: Path | None) -> Path | None:
     """Check, before any work, that a file can be written to a path, and return it; "-" is standard output.
 
@@ -153,7 +167,7 @@ InputFile: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True
 JsonOption = Annotated[
     Path | None,
     typer.Option(
-        "--json", metavar="PATH", callback=writable_file, help="Write the record to this file; - for standard output."
+        "--json", metavar="PATH", callback=output_file, help="Write the record to this file; - for standard output."
     ),
 ]
 

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from softmaxkit.cli.console import command_line, note, results_console, write_record
-from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, writable_file, writable_folder
+from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, output_file, writable_folder
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.methods import ALL_METHODS, METHODS
 
 CONTEXT = 1024
+LONGEST = 1 << 24
+"""Longest context in tokens; more than any model has, and simulated in about a minute."""
 RECORDS = Path("results")
 
 
@@ -32,13 +34,15 @@ def tokens(text: str | int) -> int:
     """Parse a number of tokens: "1024", "128k" (units of 1,024) or "1M" (units of 1,024²).
 
     Raises:
-        typer.BadParameter: the text is not such a number, or is below 1.
+        typer.BadParameter: the text is not such a number, or is below 1 or above `LONGEST`.
     """
     written = str(text).strip().lower()
     scale = {"k": 1 << 10, "m": 1 << 20}.get(written[-1:], 1)
     number = written[:-1] if scale > 1 else written
-    if not number.isdecimal() or int(number) < 1:
+    if not number.isdecimal() or not number.strip("0"):
         raise typer.BadParameter(f"must be a number of tokens, e.g. 1024, 128k or 1M, got {text!r}")
+    if len(number) > 12 or int(number) * scale > LONGEST:
+        raise typer.BadParameter(f"must be at most {LONGEST >> 20}M tokens, got {text!r}")
     return int(number) * scale
 
 
@@ -113,7 +117,7 @@ def simulate(
     json: JsonOption = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", callback=writable_file, help="Write an HTML page with charts to this file."),
+        typer.Option(metavar="PATH", callback=output_file, help="Write an HTML page with charts to this file."),
     ] = None,
     stream: Annotated[
         Path | None,
@@ -157,11 +161,11 @@ def simulate(
     options = SimulationOptions(
         read_workload(model),
         read_hardware(hardware),
-        specs,
+        [*dict.fromkeys(specs)],
         pipeline,
         "generation" if generate else "prompt",
-        context or [CONTEXT],
-        chips or [],
+        [*dict.fromkeys(context or [CONTEXT])],
+        [*dict.fromkeys(chips or [])],
         records,
     )
     with hardware_named(hardware):

@@ -21,7 +21,7 @@ def simulation_table(record: dict[str, Any]) -> Table:
     title = "\n".join([title, *layers_left_out(results)])
     table = Table(title=title, box=SIMPLE_HEAD)
     table.add_column("method", overflow="fold")
-    table.add_column("pipeline")
+    table.add_column("pipeline", overflow="fold")
     for heading in (
         "context",
         "cycles",
@@ -29,13 +29,13 @@ def simulation_table(record: dict[str, Any]) -> Table:
         "energy, uJ",
         "area, mm2",
         "cycles without\nmemory stalls",
-        "stall, %",
+        "stall, %\nof these",
         "utilisation, %",
         "waiting, %:\nmemory",
         "\nunit",
         "\ndrain",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for result in results:
         known = "energy_uj" in result
         table.add_row(
@@ -61,17 +61,21 @@ def energy_lines(results: list[dict[str, Any]]) -> list[str]:
         parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
         amounts = ", ".join(f"{name} {amount(energy)}" for name, energy in parts)
         notes.append(f"energy in uJ, {name_of(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
-    missing = dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))
-    return [*notes, *(f"no total energy: {reason}" for reason in missing)]
+    # One command may make the records of several parts.
+    missing: dict[str, list[str]] = {}
+    for reason in dict.fromkeys(reason for result in results for reason in result.get("without_energy", ())):
+        what, _, command = reason.partition("; run ")
+        missing.setdefault(command, []).append(what)
+    return [*notes, *(f"no total energy: {'; '.join(whats)}; run {command}" for command, whats in missing.items())]
 
 
 def chips_table(results: list[dict[str, Any]]) -> Table:
     """Return a table with a row per number of chips: the data that a query exchanges, and the time that takes."""
     table = Table(title="Keys split over chips", box=SIMPLE_HEAD)
     table.add_column("method", overflow="fold")
-    table.add_column("pipeline")
+    table.add_column("pipeline", overflow="fold")
     for heading in ("context", "chips", "exchanges", "bytes per query", "waiting, us", "time, s", "energy, uJ"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for result in results:
         for system in result["chips"]:
             table.add_row(

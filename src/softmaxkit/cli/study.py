@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, stoppable, write_record
-from softmaxkit.cli.options import JsonOption, TextOption, writable_file, writable_folder
+from softmaxkit.cli.options import JsonOption, TextOption, output_file, writable_folder
 from softmaxkit.methods import BASELINE
 
 
@@ -35,7 +35,7 @@ def study(
     json: JsonOption = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", callback=writable_file, help="Write an HTML page with a chart to this file."),
+        typer.Option(metavar="PATH", callback=output_file, help="Write an HTML page with a chart to this file."),
     ] = None,
 ) -> None:
     """Train and measure every point of a study (method, initial values, training budget) with every seed.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.options import InputFile, any_of, given, refuse, writable_file, writable_folder
+from softmaxkit.cli.options import InputFile, any_of, given, output_file, refuse, writable_folder
 from softmaxkit.cli.units import STORAGE, STORAGE_HELP, check_head_options
 from softmaxkit.methods.base.metadata import Storage
 
@@ -155,7 +155,7 @@ ParetoOption = Annotated[
     ),
 ]
 MarkdownOption = Annotated[
-    Path | None, typer.Option(metavar="PATH", callback=writable_file, help="Write the table as Markdown.")
+    Path | None, typer.Option(metavar="PATH", callback=output_file, help="Write the table as Markdown.")
 ]
 
 

@@ -33,7 +33,7 @@ from softmaxkit.cli.options import (
     SeedOption,
     SpecOption,
     given,
-    writable_file,
+    output_file,
 )
 from softmaxkit.cli.units import (
     LANES,
@@ -86,7 +86,7 @@ def verify(
         Path | None,
         typer.Option(
             metavar="FILE",
-            callback=writable_file,
+            callback=output_file,
             help="Write the waveform (VCD) of the first failing run, or of a short run if none fails.",
         ),
     ] = None,
