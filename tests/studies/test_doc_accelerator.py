@@ -139,3 +139,15 @@ def test_the_hardware_files() -> None:
         chip = read_hardware(name.strip("`"))
         engines = f"{chip.engines} engine{'s' if chip.engines > 1 else ''}"
         assert described.startswith(f"{engines} of {chip.arrays.rows} x {chip.arrays.columns}"), name
+
+
+def test_the_16_bit_unit_and_a_step_between_chips() -> None:
+    text = (ROOT / "docs" / "accelerator.md").read_text(encoding="utf-8")
+    (unit,) = results("accelerator/units-consmax-16-bit-1.json")
+    assert f"{unit['area_um2']:,.0f} µm² and {unit['energy_pj_per_element']:.1f} pJ per score" in text
+    layers = PUBLISHED["llama-70b"].layers
+    steps = [
+        1e6 * run["waiting_seconds"] / layers / run["steps_per_exchange"]
+        for run in results("accelerator/scale-out-llama-70b.json")[0]["chips"][1:]
+    ]
+    assert all(f"{step:.1f} µs per step" in text for step in steps)
