@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from softmaxkit.cli import main
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.engine.cycles import times
 from softmaxkit.methods import METHODS
+from softmaxkit.report.simulation_charts import curve
 from softmaxkit.simulation.chip import queries_of, run
 from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.cycles import Pace
@@ -247,3 +249,12 @@ def test_engines_of_chips_keep_buffers_and_rows_in_memory() -> None:
     engine = engine_of(SOFTERMAX, "token", EDGE, 33, 256)
     assert set(engine.memories) == {"power_memory", "key_memory", "value_memory"}
     assert vars(engine.sizes) == {"rows": 16, "columns": 16, "channels": 48, "max_keys": 256}  # of whole columns
+
+
+def test_variants_of_a_method_differ_in_a_curve() -> None:
+    variants = [METHODS["consmax"](), METHODS["consmax"](bits=16)]
+    chosen = results(EDGE, specs=variants, contexts=[256, 512])
+    names = [f"{result['method']} {result['spec'].get('bits')}" for result in chosen]
+    figure = curve(chosen, names, {"consmax": SimpleNamespace(colour="#0072b2")}, "cycles")  # type: ignore[dict-item]
+    looks = [(line.line.color, line.line.dash, line.marker.symbol) for line in figure.data]
+    assert len(set(looks)) == 2

@@ -13,6 +13,8 @@ from softmaxkit.report.style import FURTHER_COLOURS, REFERENCE_COLOUR, axis, bas
 Result = Mapping[str, Any]
 
 DASHES = {"token": "solid", "deferred": "dash", "element": "dot"}
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+"""Markers of a method's specs; its colour is that of all of them."""
 LOGARITHMIC = {"type": "log", "dtick": "D2", "tickformat": ",~r"}
 """An axis with ticks at 1, 2 and 5 times each power of ten, written in full."""
 
@@ -24,8 +26,15 @@ PART_COLOURS = ("#0072b2", "#009e73", "#d55e00", *FURTHER_COLOURS, "#f0e442", RE
 
 
 def curve(results: Sequence[Result], names: Sequence[str], methods: Mapping[str, Method], key: str) -> go.Figure | None:
-    """Draw a figure against the context, a line per method and pipeline; None if no result has the figure."""
+    """Draw a figure against the context, a line per method and pipeline; None if no result has the figure.
+
+    Colour stands for the method, the dash for the pipeline, and the marker for the spec.
+    """
     figure = go.Figure()
+    specs: dict[str, list[Any]] = {}
+    for result in results:
+        if result.get("spec") not in specs.setdefault(result["method"], []):
+            specs[result["method"]].append(result.get("spec"))
     for name in dict.fromkeys(names):
         own = [result for result, other in zip(results, names, strict=True) if other == name and key in result]
         if own:
@@ -35,6 +44,7 @@ def curve(results: Sequence[Result], names: Sequence[str], methods: Mapping[str,
                 name=name,
                 mode="lines+markers",
                 line={"color": methods[own[0]["method"]].colour, "dash": DASHES[own[0]["pipeline"]]},
+                marker={"symbol": SYMBOLS[specs[own[0]["method"]].index(own[0].get("spec")) % len(SYMBOLS)]},
             )
     if not figure.data:
         return None
