@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,9 @@ from softmaxkit.simulation.simulate import SimulationOptions, simulate
 from softmaxkit.simulation.workload import PUBLISHED
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
+
+
+FIGURES = ("area", "energy")
 
 
 def generated(method: str, pipeline: str) -> list[dict[str, Any]]:
@@ -151,3 +155,24 @@ def test_the_16_bit_unit_and_a_step_between_chips() -> None:
         for run in results("accelerator/scale-out-llama-70b.json")[0]["chips"][1:]
     ]
     assert all(f"{step:.1f} µs per step" in text for step in steps)
+
+
+def test_errors_of_the_fits_to_arrays() -> None:
+    """The worst of each group of arrays, as a source gives them, and the array that no fit includes."""
+    text = " ".join((ROOT / "docs" / "accelerator.md").read_text(encoding="utf-8").split())
+    sources: dict[str, list[str]] = {"exact": [], "exaq": [], "others": []}
+    for result in results("accelerator/generation-gpt2.json"):
+        for part in ("QK array", "PV array"):
+            source = result["sources"][part]
+            key = next((name for name in ("exact", "exaq") if f"arrays-{name}" in source), "others")
+            sources[key].append(source)
+    errors = {
+        key: [max(float(re.findall(rf"{what} within ([\d.]+)%", source)[0]) for source in own) for what in FIGURES]
+        for key, own in sources.items()
+    }
+    (area, energy), (exact_area, exact_energy), (wide_area, wide_energy) = (
+        errors[key] for key in ("others", "exact", "exaq")
+    )
+    assert f"within {area}% in area and {energy}% in energy by the arrays of 8-bit" in text
+    assert f"{exact_area}% and {exact_energy}% by those of Exact" in text
+    assert f"{wide_area}% and {wide_energy}% by the PV array of 16-bit" in text

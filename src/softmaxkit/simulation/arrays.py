@@ -37,7 +37,7 @@ SIZES: tuple[Size, ...] = ((2, 2, 4), (4, 2, 4), (2, 4, 8), (2, 2, 8))
 beat of keys; with a single cycle, an array would have no partial sums to accumulate."""
 
 LANES = 16
-"""Lanes of a deferred unit."""
+"""Default number of lanes of a deferred unit."""
 
 MAX_KEYS = 4096
 """Keys for which the accumulators are sized."""
@@ -79,6 +79,7 @@ def measure_arrays(
     names: Sequence[str] = ARRAYS,
     pipelines: Sequence[str] = PIPELINES,
     sizes: Sequence[Size] = SIZES,
+    lanes: int = LANES,
 ) -> dict[str, Any]:
     """Synthesise and measure the arrays, and any deferred units, of several specs; return the record.
 
@@ -89,6 +90,7 @@ def measure_arrays(
         names: which of `ARRAYS` to measure.
         pipelines: which pipelines to measure.
         sizes: array sizes to measure.
+        lanes: lanes of a deferred unit.
 
     Raises:
         RuntimeError: an output of a netlist differs from the golden model.
@@ -96,7 +98,7 @@ def measure_arrays(
     """
     results = []
     for spec in specs:
-        for pipeline, name, engine in _parts(spec, sizes):
+        for pipeline, name, engine in _parts(spec, sizes, lanes):
             if name not in names or pipeline not in pipelines:
                 continue
             driven = measure_array(engine, name, cells)
@@ -108,7 +110,7 @@ def measure_arrays(
     return make_record(command, 0, {"cells": cells, "queries": QUERIES, "keys": KEYS}, results)
 
 
-def _parts(spec: Spec, sizes: Sequence[Size]) -> Iterator[tuple[str, str, Engine]]:
+def _parts(spec: Spec, sizes: Sequence[Size], lanes: int) -> Iterator[tuple[str, str, Engine]]:
     """Yield (pipeline, part, engine) for each part of a method to be measured.
 
     The QK array is the same in all pipelines, so only the first yields it.
@@ -118,7 +120,7 @@ def _parts(spec: Spec, sizes: Sequence[Size]) -> Iterator[tuple[str, str, Engine
         arrays = (VALUE,) if index else (QUERY_KEY, VALUE)
         yield from ((pipeline, name, engine) for engine in engines for name in arrays)
         if pipeline == "deferred":
-            yield pipeline, UNIT, _engine(spec, pipeline, LANES, 2, 4)
+            yield pipeline, UNIT, _engine(spec, pipeline, lanes, 2, 4)
 
 
 def _engine(spec: Spec, pipeline: str, rows: int, columns: int, channels: int) -> Engine:
@@ -170,8 +172,9 @@ def main() -> None:
         action="append",
         type=_size,
         metavar="ROWSxCOLUMNSxCHANNELS",
-        help="array size; repeatable (default: the sizes used by the fit)",
+        help="array size; repeatable (default: four small ones)",
     )
+    parser.add_argument("--lanes", type=int, default=LANES, help=f"of a deferred unit (default: {LANES})")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, instead of --method")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()
@@ -180,7 +183,7 @@ def main() -> None:
         specs = [METHODS[name]().for_hardware() for name in arguments.method or ALL_METHODS]
         if arguments.spec is not None:
             specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
-        chosen = (arguments.array or ARRAYS, arguments.pipeline or PIPELINES, arguments.size or SIZES)
+        chosen = (arguments.array or ARRAYS, arguments.pipeline or PIPELINES, arguments.size or SIZES, arguments.lanes)
         record = measure_arrays(arguments.cells, specs, command, *chosen)
         if arguments.json is not None:
             write_json(arguments.json, record)

@@ -9,21 +9,22 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from softmaxkit.blocks.stream import beats
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, Arrangement, arranged
-from softmaxkit.methods import METHODS
-from softmaxkit.methods.base.forms import has_constants
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.record import Figures, read_record
-from softmaxkit.simulation.arrays import QUERY_KEY, UNIT
+from softmaxkit.simulation.arrays import QUERY_KEY, UNIT, VALUE
+from softmaxkit.simulation.fit import array_counts, beyond, fit_costs
 from softmaxkit.simulation.hardware import Hardware, HardwareError
+from softmaxkit.simulation.record_commands import arrays_command, unit_command
 
 FOLDER = "accelerator"
 """Name of the folder with these records, inside the folder of all records."""
+
+PART_NAMES = {QUERY_KEY: "QK array", VALUE: "PV array", UNIT: "softmax unit"}
+"""What simulations call the parts that `softmaxkit.simulation.arrays` measures."""
 
 Result = Mapping[str, Any]
 
@@ -71,10 +72,10 @@ class Costs:
 
     @cached_property
     def unit(self) -> Part:
-        """The softmax unit, from the record with the nearest number of lanes, its area scaled to the engine's.
+        """The softmax unit, from the record with the most lanes that the engine's cover, its area scaled to them.
 
         Raises:
-            NoRecord: the method has no record in this process.
+            NoRecord: the method has no record of so few lanes in this process.
         """
         path, result = self._nearest()
         share = self.sizes.rows / result["lanes"]
@@ -98,10 +99,12 @@ class Costs:
         return memories
 
     def _nearest(self) -> tuple[Path, Result]:
-        """Return the record of the unit with the nearest number of lanes, and its path.
+        """Return the record of the unit with the most lanes that the engine's cover, and its path.
+
+        Wider units are not scaled down, since what lanes share does not shrink with them.
 
         Raises:
-            NoRecord: the method has no record in this process.
+            NoRecord: the method has no record of so few lanes in this process.
         """
         lanes, spec = self.sizes.rows, self.spec.to_json()
         if self.pipeline == "deferred":
@@ -111,22 +114,21 @@ class Costs:
             candidates = [
                 (path, result) for path, result in self._results("units-*.json") if result.get("spec") == spec
             ]
-        if not candidates:
+        narrow = [candidate for candidate in candidates if candidate[1]["lanes"] <= lanes]
+        if not narrow:
             folder, process = self.records / FOLDER, self.hardware.process
-            loadable = " --constants loadable" if has_constants(self.spec) else ""
-            method = self.spec.method if self._is_default else "--spec FILE"
             raise NoRecord(
-                f"no record in {folder} has the cost of a unit of {self.spec.name} in {process}; run softmaxkit synth "
-                f"{method} --lanes {lanes} --storage memory{loadable} --cells {process} --clock "
-                f"{self._period:g} --json {folder}/units-{self.spec.method}-{lanes}.json"
+                f"no record in {folder} has the cost of a unit of {self.spec.name} in {process} with at most {lanes} "
+                f"lanes; run {unit_command(self.spec, self.pipeline, self.hardware, lanes, folder)}"
             )
-        return min(candidates, key=lambda candidate: abs(np.log(candidate[1]["lanes"] / lanes)))
+        return max(narrow, key=lambda candidate: candidate[1]["lanes"])
 
     def array(self, name: str) -> Part:
         """Return the cost of an array, `query-key` or `value`, by a least-squares fit to the records of arrays.
 
         Area and energy per cycle are modelled as the sum of a cost per multiplier, one per row (query-key array) or
-        column (value array), one per channel, and a constant.
+        column (value array), one per channel, and a constant, none of them negative. The source says how well the sum
+        meets the recorded arrays, and how far they are from this one.
 
         Raises:
             NoRecord: there are no records of such an array in this process.
@@ -134,17 +136,17 @@ class Costs:
         measured = self._arrays(name)
         results = [result for _, result in measured]
         across = "rows" if name == QUERY_KEY else "columns"
-        counts = np.asarray([_counts(result, across) for result in results], float)
-        own = np.asarray(_counts(vars(self.sizes), across), float)
-
-        def fitted(figure: str) -> float:
-            shares, *_ = np.linalg.lstsq(counts, np.asarray([result[figure] for result in results]), rcond=None)
-            return float(own @ shares)
-
-        fmax = min(result["fmax_mhz"] for result in results)
-        return Part(
-            fitted("area_um2"), fitted("energy_pj_per_cycle"), fmax, f"{measured[0][0].name}, fitted to its sizes"
+        counts, own = [array_counts(result, across) for result in results], array_counts(vars(self.sizes), across)
+        area, energy = (
+            fit_costs(counts, [result[figure] for result in results]) for figure in ("area_um2", "energy_pj_per_cycle")
         )
+        files = " and ".join(dict.fromkeys(path.name for path, _ in measured))
+        source = (
+            f"{files}, fitted to {len(results)} netlists (area within {100 * area.error:.1f}%, energy within "
+            f"{100 * energy.error:.1f}%){beyond(counts, own)}"
+        )
+        fmax = min(result["fmax_mhz"] for result in results)
+        return Part(float(area.costs @ own), float(energy.costs @ own), fmax, source)
 
     def _arrays(self, name: str) -> list[tuple[Path, Result]]:
         """Return the records of a part measured by `softmaxkit.simulation.arrays`, all of one spec and pipeline.
@@ -161,11 +163,9 @@ class Costs:
                 matching.setdefault(json.dumps([result["spec"], result["pipeline"]]), []).append((path, result))
         if not matching:
             folder, process = self.records / FOLDER, self.hardware.process
-            method = f"--method {self.spec.method}" if self._is_default else "--spec FILE"
             raise NoRecord(
-                f"no record in {folder} has the cost of the {name} of {self.spec.name} in {process}, pipeline "
-                f"{self.pipeline}; run python -m softmaxkit.simulation.arrays --cells {process} {method} "
-                f"--json {folder}/arrays-{self.spec.method}-{process}.json"
+                f"no record in {folder} has the cost of the {PART_NAMES[name]} of {self.spec.name} in {process}, "
+                f"pipeline {self.pipeline}; run {arrays_command(self.spec, process, folder)}"
             )
         own = json.dumps([self.spec.to_json(), self.pipeline])
         return matching.get(own) or next(iter(matching.values()))
@@ -193,16 +193,6 @@ class Costs:
             )
 
     @property
-    def _is_default(self) -> bool:
-        """Whether the method's name alone selects this spec on the command line."""
-        return self.spec == METHODS[self.spec.method]().for_hardware()
-
-    @property
-    def _period(self) -> float:
-        """The clock period in ns."""
-        return 1e3 / self.hardware.clock_mhz
-
-    @property
     def _macros(self) -> Sequence[Any]:
         return MACROS[self.hardware.process]
 
@@ -218,11 +208,6 @@ class Costs:
 def _read(path: Path, changed: int) -> dict[str, Any]:
     """Return a record, cached until its modification time `changed` differs."""
     return read_record(path)
-
-
-def _counts(result: Result, across: str) -> list[int]:
-    """Return the regressors of the fit: numbers of multipliers, of rows or columns, of channels, and 1."""
-    return [result["rows"] * result["columns"], result[across], result["channels"], 1]
 
 
 def _as_unit(result: Result) -> Result:
