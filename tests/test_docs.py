@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import softmaxkit
 from models.architectures import ARCHITECTURES
+from powers import Powers
 from softmaxkit.cli import app
+from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.spec import Spec
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -22,6 +26,7 @@ VERBS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 FOLDERS = ("results", "tests", "benchmarks", "docs", "native", "src")
 MADE = ("results/demo", "results/demo-smollm2")
 """Folders that commands write and that are not in the repository."""
+PAGES_OF_METHODS = ("docs/methods.md", "docs/arithmetic.md")
 
 
 def code_blocks(text: str, language: str) -> list[str]:
@@ -131,6 +136,29 @@ def missing_modules(text: str) -> list[str]:
             if not any((ROOT / "src" / "softmaxkit").glob(f"{folder.replace('NAME', '*')}/{name}.py")):
                 missing.append(f"{folder}/{name}")
     return missing
+
+
+def undescribed(methods: Mapping[str, type[Spec]]) -> list[str]:
+    """Return where a method is missing: README's table, or its text for a rival, and the headings of both pages."""
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", *PAGES_OF_METHODS)}
+    missing = []
+    for name, spec in methods.items():
+        row = f"`{name}`" if spec.rival else f"| `{spec.__name__}` |"
+        if row not in texts["README.md"]:
+            missing.append(f"{row} in README.md")
+        for page in PAGES_OF_METHODS:
+            if not re.search(rf"^##+ {re.escape(spec.title)}$", texts[page], re.MULTILINE):
+                missing.append(f"## {spec.title} in {page}")
+    return missing
+
+
+def test_every_method_is_described() -> None:
+    assert undescribed(METHODS) == []
+    assert undescribed({"powers": Powers}) == [
+        "| `Powers` | in README.md",
+        "## Powers in docs/methods.md",
+        "## Powers in docs/arithmetic.md",
+    ]
 
 
 def test_the_folders_hold_what_the_architecture_says() -> None:
