@@ -76,7 +76,7 @@ def test_help_fills_the_width_of_the_terminal(
         (["compare", "--steps", "many"], "--steps"),
         (["compare", "--steps", "0"], "give 1 or more"),
         (["compare", "--method", "softmax"], "no method is called 'softmax'; did you mean 'softermax'?"),
-        (["compare", "--method", "none"], "the methods are exact, consmax, softermax, exaq"),
+        (["compare", "--method", "none"], f"the methods are {', '.join(METHODS)}"),
         (["compare", "--text", "missing.txt"], "cannot read the text missing.txt"),
         (["compare", "--model", "missing/folder"], "cannot load the model missing/folder"),
         (["compare", "--output", __file__], "is a file; give a folder"),

@@ -100,7 +100,7 @@ def test_invalid_use_of_partial_states_is_refused(case: Case) -> None:
         with pytest.raises(ValueError, match="do not merge"):
             state.merge(other)
     for name, number in case.parameters.items():
-        other = spec.partial(**{**case.parameters, name: 1.5 * number}, **whole).update(scores)
+        other = spec.partial(**{**case.parameters, name: 1.5 * number or 1.0}, **whole).update(scores)
         with pytest.raises(ValueError, match="do not merge"):
             state.merge(other)
     state.merge(spec.partial(**case.parameters, **whole).update(scores))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from made_records import write_records
 
-from softmaxkit.methods import ALL_METHODS, METHODS
+from softmaxkit import OnlineSoftmax
+from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.partial import ElementPartial
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.chip import queries_of
 from softmaxkit.simulation.hardware import read_hardware
@@ -27,12 +29,23 @@ def state_numbers(spec: Spec, **known: Any) -> int:
     """Return the number of values in a query's partial state, counted in real arrays."""
     scores, values = np.linspace(-1, 1, 5)[None], np.ones((5, CHANNELS))
     parameters = spec.sample_parameters(5, 1.0)
-    state = spec.partial(**{**parameters, **known}).update(scores, values=values)
-    arrays = [getattr(state, field.name) for field in fields(state)]
-    return sum(array.size for array in arrays if isinstance(array, np.ndarray))
+    return numbers_in(spec.partial(**{**parameters, **known}).update(scores, values=values))
 
 
-@pytest.mark.parametrize("method", ALL_METHODS)
+def numbers_in(state: Any) -> int:
+    """Return the number of values in the arrays of a state, and of the states that it is made of."""
+    if isinstance(state, np.ndarray):
+        return state.size
+    parts = [getattr(state, field.name) for field in fields(state)] if is_dataclass(state) else []
+    return sum(map(numbers_in, parts))
+
+
+def test_numbers_of_an_inner_state_count() -> None:
+    inner = OnlineSoftmax().update(np.ones((1, 5)), values=np.ones((5, CHANNELS)))
+    assert numbers_in(ElementPartial(METHODS["exact"](), weighted=inner)) == numbers_in(inner) == CHANNELS + 2
+
+
+@pytest.mark.parametrize("method", [name for name, spec in METHODS.items() if has_parts(spec())])
 def test_what_is_exchanged_is_the_partial_state(method: str) -> None:
     spec = METHODS[method]()
     known = {"maximum": np.ones((1, 1))} if spec.dataflow == "row" else {}
@@ -43,7 +56,7 @@ def test_what_is_exchanged_is_the_partial_state(method: str) -> None:
 def test_a_method_without_parts_is_refused() -> None:
     hardware, workload = read_hardware("edge-npu"), PUBLISHED["gpt2"]
     without = [spec for spec in (method() for method in METHODS.values()) if not has_parts(spec)]
-    assert without
+    assert {spec.dataflow for spec in without} == {"row"}  # the others have partial results by their nature
     for spec in without:
         with pytest.raises(ValueError, match="has no partial results"):
             spec.partial()
