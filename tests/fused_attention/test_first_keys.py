@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from softmaxkit import Exact, KeyValueCache, PagedKeyValueCache, QuantisedCache
-from softmaxkit.fused_attention.watch import COST
+from softmaxkit.fused_attention.watch import COST, LATEST, Watch
 from softmaxkit.kernels.codes import BITS, _by_torch, encode
 from softmaxkit.kernels.frame import FIRST_KEYS, OUTGROWN, frame, is_outgrown
 
@@ -219,6 +219,38 @@ def test_samples_are_watched_too_and_prevent_the_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         put(pool_of(key, 8, sample_keys=tokens[150:]), key, 150, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("most", "keys", "expected"), [(1, 1, [64, 128, 192]), (1, 50, [2, 4, 6]), (4, 64, [1, 3, 7, 11, 15])]
+)
+def test_a_watch_looks_at_64_new_keys_and_more_rarely_if_asked(most: int, keys: int, expected: list[int]) -> None:
+    ordinary, watch = encode(torch.ones(1, 1, LATEST, 8), 8), Watch(most)
+    looks: list[int] = []
+    for write in range(1, expected[-1] + 2):
+        watch.see(keys, torch.device("cpu"), lambda write=write: looks.append(write) or ordinary)
+    assert looks == expected
+
+
+def test_a_cache_that_begins_again_is_watched_again() -> None:
+    _, key = with_late_outlier(8, 150)
+    cache = KeyValueCache(*[key[:, :, :0]] * 2)
+    for _ in range(2):
+        put(cache, key, 0, 150)
+        with pytest.warns(UserWarning, match="times as large"):
+            put(cache, key, 150, TOKENS)
+        cache.crop(0)
+
+
+def test_the_memory_of_slots_may_be_used_again() -> None:
+    """The last key, which alone the slots still name when the pool is looked at, is an ordinary one."""
+    _, key = with_late_outlier(8, 150)
+    tokens = key[0].transpose(0, 1)
+    pool, slots = pool_of(key, 8, sample_keys=tokens[:150]), torch.empty(1, dtype=torch.int64)
+    for place, token in enumerate(tokens[150 : 149 + LATEST]):
+        pool.reshape_and_cache(*[token[None]] * 2, slots.fill_(place))
+    with pytest.warns(UserWarning, match="times as large"):
+        pool.reshape_and_cache(*[tokens[:1]] * 2, slots.fill_(LATEST - 1))
 
 
 @pytest.mark.parametrize("bits", BITS)
