@@ -9,6 +9,7 @@ import torch
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.fused_attention.choice import LARGEST_SCALE, choose
 from softmaxkit.kernels import backends, builds
 
 NATIVE = backends.backend_name()
@@ -41,6 +42,17 @@ def test_reasons_of_the_call() -> None:
     by_torch = "multiplies float32 in bfloat16" if backends.has_tiles() else "scaled_dot_product_attention"
     assert by_torch in reasons(softmaxkit.explain(Softermax(), QUERY, QUERY, QUERY))
     assert "row by row" in reasons(softmaxkit.explain(Exaq(), QUERY, QUERY, QUERY, mode="integer", clip=-4.0))
+
+
+@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_large_scale_is_too_coarse_in_8_bits(sign: int) -> None:
+    module = Exaq().module(heads=2, clip=-4.0)
+    border = LARGEST_SCALE / 4  # of 16 channels
+    assert border == 2.0
+    assert choose(module, QUERY, QUERY, QUERY, scale=sign * border)[1].native
+    refused = choose(module, QUERY, QUERY, QUERY, scale=sign * 1.001 * border)[1]
+    assert "exceeds 8 / sqrt(channels), too coarse in 8 bits" in reasons(refused)
 
 
 @pytest.mark.parametrize("asked", ["none", "torch"])

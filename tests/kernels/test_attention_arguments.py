@@ -211,10 +211,11 @@ def test_shapes_that_do_not_fit_reach_no_kernel(
             KeyValueCache(keys, values).attention(query, spec, **numbers)
 
 
-def test_modules_are_cached_and_created_outside_inference_mode() -> None:
+def test_modules_are_cached_and_created_outside_inference_mode_and_default_devices() -> None:
     arguments: Any = (ConSmax(), "float", 5, {"beta": 3.0, "gamma": 1.5}, torch.device("cpu"), 2)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.device("meta"):
         module = module_for(*arguments)
+    assert {parameter.device.type for parameter in module.parameters()} == {"cpu"}
     assert not any(parameter.is_inference() or parameter.requires_grad for parameter in module.parameters())
     assert module_for(*arguments) is module
     per_head = {"beta": torch.tensor([3.0, 4.0]), "gamma": 1.5}

@@ -150,6 +150,27 @@ def test_the_expected_error_of_scores_is_the_one_that_8_bits_make(
     assert bool(decide(expected[-1], 0)) != choice.native
 
 
+@pytest.mark.parametrize(("times", "is_native"), [(1, True), (10, True), (20, False), (50, False)])
+def test_the_expected_error_of_values_is_the_one_that_8_bits_make(
+    times: float, is_native: bool, build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if build == "none":
+        pytest.skip("torch needs no 8 bits")
+    query, key, value = inputs(40, 300)
+    value[:, :, 5] *= times
+    expected = []
+    decide = fused.too_coarse
+    monkeypatch.setattr(fused, "too_coarse", lambda scores, values: expected.append(values) or decide(scores, values))
+    choice = softmaxkit.explain(METHODS[0][0], query, key, value, **METHODS[0][1])
+    largest = value.double().abs().amax(2, keepdim=True)
+    step = largest / 127
+    rounding = ((value / step).round() * step - value).square().mean((2, 3)).sqrt()
+    sizes = (value.double().abs().sum(2, keepdim=True) - largest) / 299
+    made = (rounding / sizes.square().mean((2, 3)).sqrt()).max().item()
+    assert expected == [pytest.approx(made, rel=0.05)]
+    assert choice.native == (made <= fused.VALUE_ERROR) == is_native
+
+
 @pytest.mark.parametrize("padding", ["none", "left", "right"])
 def test_a_query_does_not_depend_on_the_other_queries(padding: str, build: str) -> None:
     operands = inputs(1000, 500)

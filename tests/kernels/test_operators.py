@@ -66,23 +66,36 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
             assert (result - expected).abs().max() <= 2.0**-22 * 4 * math.sqrt(15 * keys)
 
 
+class BaseRows:
+    """Softmax to a base as Triton's row kernels compute it."""
+
+    @staticmethod
+    def softmax(scores: Tensor, mask: Tensor, is_causal: bool, base: float) -> Tensor:
+        return torch.softmax((scores.float() * math.log(base)).masked_fill(~mask, -math.inf), -1).to(scores.dtype)
+
+
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-@pytest.mark.parametrize("case", ["softmax", "causal", "exponential", "base 2"])
-def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(case: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("case", ["softmax", "causal", "softmax to base 2", "exponential", "exponential to base 2"])
+def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(
+    case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case == "softmax to base 2":  # whose kernel needs a GPU
+        monkeypatch.setattr(operators, "_triton_rows", lambda: BaseRows)
     scores, offset = scores_of(2, 3, 5, 17, dtype=dtype), torch.tensor([0.5, 1.0, 9.0])
     mask, causal = torch.rand(5, 17, generator=torch.Generator().manual_seed(2)) < 0.8, case == "causal"
-    base, limit = (2.0 if case == "base 2" else math.e), 0.9
+    base, limit, is_softmax = (2.0 if "base 2" in case else math.e), 0.9, "exponential" not in case
     attended = mask & torch.ones(5, 17, dtype=torch.bool).tril(12) if causal else mask
 
     def by_torch(scores: Tensor, offset: Tensor) -> Tensor:
-        if case in ("softmax", "causal"):
-            return Exact().module()(scores, attended)  # type: ignore[no-any-return]
+        if is_softmax:
+            return Exact().module()(scores * math.log(base), attended)  # type: ignore[no-any-return]
         exponent = (scores - offset[:, None, None]).clamp(max=math.log(limit, base))
         return torch.where(attended, base**exponent, 0.0)
 
     def ours(scores: Tensor, offset: Tensor) -> Tensor:
-        if case in ("softmax", "causal"):
-            return operators.softmax(scores, mask, causal)
+        if is_softmax:
+            to_e = base == math.e
+            return operators.softmax(scores, mask, causal) if to_e else operators.softmax_to_base(scores, base, mask)
         return operators.exponential(scores, offset, limit, base, mask)
 
     weights, directions = scores_of(2, 2, 3, 5, 17).double(), torch.tensor([0.3, -1.0, 2.0]).double()
@@ -104,7 +117,7 @@ def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(case: str
     ):
         # Derivatives of bfloat16 probabilities lose more precision with every order.
         assert (result - expected).abs().max() <= tolerance * 2 ** (order // 2) * (1 + expected.abs().max())
-        assert expected.any() or case in ("softmax", "causal")
+        assert expected.any() or is_softmax
 
 
 def test_no_gradient_at_the_limit() -> None:
