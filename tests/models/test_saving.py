@@ -223,6 +223,8 @@ def test_load_refuses_a_checkpoint_that_lost_its_method(tmp_path: Path) -> None:
 def test_a_model_built_from_the_config_of_a_checkpoint_has_no_method(tmp_path: Path) -> None:
     patched("gpt2", Softermax()).save_pretrained(tmp_path / "method")
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "method")).eval()
+    with pytest.raises(ValueError, match="no layer 9"):
+        softmaxkit.apply(model, Softermax(), layers=9)  # after which the model is as it was
     with pytest.warns(UserWarning, match="GPT2Attention runs exact softmax: the model was built from the config"):
         model(TOKENS[0])
     with pytest.warns(UserWarning, match="built from the config of a checkpoint with methods, but has none"):
