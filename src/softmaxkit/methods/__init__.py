@@ -1,4 +1,7 @@
-"""Registry of the methods: each has its own folder, and one import line below registers it."""
+"""Registry of the methods: each has its own folder, and one import line below registers it.
+
+Listings, comparisons and the page show methods in the order of these imports: the baseline first, rivals last.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.exact import Exact as Exact
 from softmaxkit.suggestions import suggestion
 
-from softmaxkit.methods.consmax import ConSmax as ConSmax  # isort: skip  # this order is used in every listing
+from softmaxkit.methods.consmax import ConSmax as ConSmax  # isort: skip
 from softmaxkit.methods.softermax import Softermax as Softermax  # isort: skip
 from softmaxkit.methods.exaq import Exaq as Exaq  # isort: skip
 from softmaxkit.methods.index import Index as Index  # isort: skip

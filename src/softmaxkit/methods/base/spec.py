@@ -52,7 +52,8 @@ class Spec(EngineIntegers, Metadata):
         Args:
             scores: (..., keys).
             mask: boolean, True where attended, broadcasts to the scores; None attends to all.
-            parameters: the method's real parameters.
+            parameters: the method's real parameters: numbers, or arrays that broadcast to the scores, such as (heads,
+                1, 1) for a number per head and scores (..., heads, queries, keys).
 
         Returns:
             Probabilities, shape of the scores; 0 where masked.
@@ -184,7 +185,8 @@ class Spec(EngineIntegers, Metadata):
     def partial(self, **parameters: Any) -> Partial:
         """Return an empty state for rows that arrive in parts, with `update`, `merge` and `result`.
 
-        The default is the state of an element-wise method, whose partial outputs simply add.
+        The default is the state of an element-wise method, whose partial outputs simply add; it refuses all others. A
+        method with the dataflow "deferred" must override it, one with "row" may, see `Partial`.
 
         Args:
             parameters: the method's real parameters, single or one per head, for scores (..., heads, queries, keys).

@@ -151,6 +151,7 @@ class Unit(SoftmaxUnit):
             hold = Const(0)
             sets: list[Words] = [baked(self.spec, cast(ExaqConstants, self.constants), self.lanes)]
         else:
+            # Rows of one beat each fill the buffers, their outputs and the registers; a few more leave room.
             most = self.gather.buffer.depth + self.buffer.depth + self.depth + 8
             busy = rows_inside(m, self.scores, self.results, most)
             hold, write = hold_between_rows(m, self.scores, self.configuration, busy)
