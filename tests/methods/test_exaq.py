@@ -316,3 +316,9 @@ def test_clips_of_heads_may_be_sequences_arrays_or_tensors(kind: Any) -> None:
     module, expected = (Exaq(share="head").module(heads=3, clip=clip) for clip in (kind(clips), clips))
     assert torch.equal(module(scores, mask), expected(scores, mask))
     assert torch.equal(module.calibrated, expected.calibrated)
+
+
+def test_heads_of_different_specs_are_not_stacked() -> None:
+    heads = [Exaq(bits=bits).constants(clip=-4.0) for bits in (2, 3)]
+    with pytest.raises(ValueError, match="constants of heads to stack must be of one spec"):
+        type(heads[0]).stack(heads)

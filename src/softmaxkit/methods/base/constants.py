@@ -50,7 +50,13 @@ class Constants:
 
     @classmethod
     def stack(cls, heads: Sequence[Self]) -> Self:
-        """Stack the constants of several heads, for codes of shape (..., heads, queries, keys)."""
+        """Stack the constants of several heads, for codes of shape (..., heads, queries, keys).
+
+        Raises:
+            ValueError: they belong to different specs.
+        """
+        if len(forms := {head.form for head in heads}) > 1:
+            raise ValueError(f"constants of heads to stack must be of one spec, got the forms {sorted(forms)}")
         names = [field.name for field in dataclasses.fields(cls) if not field.kw_only]
         return cls(**{name: tuple(getattr(head, name) for head in heads) for name in names}, form=heads[0].form)
 
