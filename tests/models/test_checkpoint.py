@@ -266,6 +266,25 @@ def test_save_keeps_other_files_and_refuses_other_folders(tmp_path: Path) -> Non
     assert (path / "README.md").is_file()
 
 
+def test_save_replaces_weights_and_settings_only(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    path = softmaxkit.save(model, tmp_path / "model")
+    own = {entry.name for entry in path.iterdir()}
+    kept = {".git/refs/head", "onnx/model.onnx", "modeling_mine.py", "model_notes.md", "softmaxkit.log"}
+    old = {"model-00001-of-00002.safetensors", "model.safetensors.index.json", "model.fp16.safetensors"}
+    old |= {"pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", SETTINGS_FILE}
+    for name in kept | old:
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(name)
+    (path / "link").symlink_to("nowhere")
+    (path / "onnx" / "link").symlink_to("model.onnx")
+    softmaxkit.save(model, path)
+    assert {entry.name for entry in path.iterdir()} == own | {name.partition("/")[0] for name in kept} | {"link"}
+    assert all((path / name).read_text() == name for name in kept)
+    assert (path / "link").is_symlink()
+    assert (path / "onnx" / "link").is_symlink()
+
+
 @pytest.mark.parametrize("file", ["softmaxkit.safetensors", "model.safetensors"])
 def test_truncated_weights_are_refused(file: str, tmp_path: Path) -> None:
     path = save_as_before(softmaxkit.apply(tiny_model("gpt2"), ConSmax()), tmp_path / "model")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,13 @@ from softmaxkit.models.switching import remember, switch_on
 SETTINGS_FILE = "softmaxkit.json"
 PARAMETERS_FILE = "softmaxkit.safetensors"
 HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder")
-REPLACED = ("softmaxkit.", "model", "pytorch_model", "generation_config")
-"""Prefixes of the files that a new checkpoint replaces; other files in its folder are kept."""
+REPLACED = (
+    *("config.json", "generation_config.json", SETTINGS_FILE, PARAMETERS_FILE),
+    *("model.safetensors", "model.*.safetensors", "model-*-of-*.safetensors", "model.safetensors.index*.json"),
+    *("pytorch_model.bin", "pytorch_model.*.bin", "pytorch_model-*-of-*.bin", "pytorch_model.bin.index*.json"),
+)
+"""Patterns of the files that a new checkpoint replaces: settings and weights, whole, in shards or of a variant. Other
+files in its folder are kept."""
 
 
 def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Path:
@@ -40,7 +46,8 @@ def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenize
 
     This checks the model and then writes what `model.save_pretrained` writes: spec, mode, calibration and constants
     of each layer in `config.json`, learned parameters among the weights. A checkpoint already in the folder is
-    replaced; other files, such as a tokenizer, are kept, and so is a README except for its section on the method.
+    replaced; other files and folders, such as a tokenizer or `.git`, are kept, and so is a README except for its
+    section on the method.
 
     Args:
         model: a transformers model; one without a method is saved as a plain checkpoint.
@@ -63,14 +70,22 @@ def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenize
     _check_model(model)
     path = check_folder(path)
     with whole_folder(path) as folder:
-        for file in path.iterdir() if path.is_dir() else ():
-            if file.is_file() and not file.name.startswith(REPLACED) and file.name != "config.json":
-                shutil.copy2(file, folder)
+        for entry in path.iterdir() if path.is_dir() else ():
+            if not any(fnmatchcase(entry.name, pattern) for pattern in REPLACED):
+                _copy(entry, folder)
         model.save_pretrained(folder)
         write_card(folder, model, path.name)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
     return path
+
+
+def _copy(entry: Path, folder: Path) -> None:
+    """Copy a file, or a folder with all that is in it, into a folder."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.copytree(entry, folder / entry.name, symlinks=True)
+    else:  # linked files are copied, since a tokenizer may be written over them; other links stay links
+        shutil.copy2(entry, folder / entry.name, follow_symlinks=entry.is_file())
 
 
 def _check_model(model: Any) -> None:
