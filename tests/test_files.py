@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,38 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch:
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_are_those_of_before_or_of_the_umask(umask: int, tmp_path: Path) -> None:
+    private, folder = tmp_path / "private", tmp_path / "folder"
+    write_text(private, "old")
+    private.chmod(0o600)
+    with whole_folder(folder):
+        pass
+    folder.chmod(0o700)
+    before = os.umask(umask)
+    try:
+        for name in ("private", "new"):
+            write_text(tmp_path / name, "text")
+        for name in ("folder", "new folder"):
+            with whole_folder(tmp_path / name):
+                pass
+    finally:
+        os.umask(before)
+    modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in tmp_path.iterdir()}
+    assert modes == {"private": 0o600, "new": 0o666 & ~umask, "folder": 0o700, "new folder": 0o777 & ~umask}
+
+
+def test_a_link_still_points_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    path, link = tmp_path / "there" / "file", tmp_path / "link"
+    link.symlink_to(path)
+    for text in ("one", "two"):  # at first the link dangles
+        write_text(link, text)
+        assert link.is_symlink()
+        assert path.read_text() == text
+    assert [*path.parent.iterdir()] == [path]
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:

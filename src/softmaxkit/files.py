@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file atomically: readers see the old content or the new, never part of it.
 
-    Missing parent folders are created.
+    Missing parent folders are created. An existing file keeps its permissions, and a link still points to its file.
 
     Raises:
         OSError: the file cannot be written, e.g. the disk is full; an existing file is then untouched.
@@ -30,15 +30,16 @@ def write_bytes(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():  # a pipe or device cannot be replaced by renaming
         path.write_bytes(data)
         return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _beside(path)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
+            _copy_mode(path, temporary)  # before the data, which may be private
             file.write(data)
-        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -68,15 +69,18 @@ def read_json(path: Path, remedy: str) -> Any:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to write into; it replaces `path` if the block succeeds and is deleted if it raises.
 
+    It has the permissions of the folder that it replaces.
+
     Raises:
         OSError: the folder cannot be written; whatever was at `path` is then still there.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = _beside(path)
     old = temporary.with_name(temporary.name + ".old")
+    temporary.mkdir()
     try:
-        os.chmod(temporary, 0o755)
+        _copy_mode(path, temporary)
         yield temporary
         if path.exists():
             os.replace(path, old)
@@ -87,6 +91,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """Return a new hidden name in the same folder; unlike `tempfile`, this leaves permissions to the umask."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+
+
+def _copy_mode(path: Path, to: Path) -> None:
+    """Give a file or folder the permissions of another one, if that exists."""
+    if path.exists():
+        shutil.copymode(path, to)
 
 
 def content_key(*parts: Any) -> str:
