@@ -17,6 +17,7 @@ import torch
 
 import softmaxkit
 import softmaxkit.models.text as text_module
+from powers import Powers
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, held_out_figures, loss_on, real_scores
 from softmaxkit.models.language_model import language_model
@@ -136,6 +137,30 @@ def test_fine_tuning_branches_off_with_optimiser_and_schedule(text: Path, tmp_pa
     assert steps == [7, 8]
     assert [entry for entry in fine if entry["step"] <= 6] == [entry for entry in curve if entry["step"] <= 6]
     assert all(math.isfinite(entry.get("loss", 0.0)) for entry in fine)
+
+
+@pytest.mark.parametrize("rate", [1.0, 10.0])
+def test_a_branch_may_have_learned_constants_that_its_origin_lacks(
+    rate: float, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, shape = read_corpus(text), Shape(layers=1, heads=2, width=16)
+    rates: list[list[float]] = []
+    step = MethodTrainer.training_step
+
+    def recorded(trainer: MethodTrainer, *arguments: Any, **named: Any) -> torch.Tensor:
+        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+        return step(trainer, *arguments, **named)
+
+    monkeypatch.setattr(MethodTrainer, "training_step", recorded)
+    train(softmaxkit.apply(language_model(shape, 16, 0), Exact()), corpus, QUICK, tmp_path / "exact", seed=0)
+    exact, rates[:] = list(rates), []
+    branch = checkpoint_at(tmp_path / "exact", QUICK.branch_step)
+    model = softmaxkit.apply(language_model(shape, 16, 1), Powers())
+    fine = train(model, corpus, replace(QUICK, constants_rate=rate), tmp_path / "fine", 0, branch)
+    assert [row[:2] for row in rates] == exact[QUICK.branch_step :]
+    assert [row[2] for row in rates] == pytest.approx([rate * row[1] for row in rates])
+    (constants,) = [entry["constants"] for entry in fine if "constants" in entry]
+    assert all(values["offset"] != [4.0] for values in constants.values())
 
 
 def test_learned_constants_are_kept_out_of_weight_decay() -> None:

@@ -90,19 +90,34 @@ class MethodTrainer(Trainer):
         self.remove_callback(PrinterCallback)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Create the optimiser, with the methods' parameters in a group of their own."""
+        """Create the optimiser, with the methods' parameters in a last group of their own."""
         optimized: Any = model or self.model
         optimizer = super().create_optimizer(model)
         own = {id(parameter) for module in layers(optimized).values() for parameter in module.parameters()}
-        if own and self.constants_rate != 1 and len(optimizer.param_groups) == 2:
-            rate = self.constants_rate * optimizer.param_groups[0]["lr"]
-            settings = {k: v for k, v in optimizer.param_groups[-1].items() if k != "params"} | {"lr": rate}
+        if own and len(optimizer.param_groups) == 2:
             moved = []
             for group in optimizer.param_groups:
                 moved += [parameter for parameter in group["params"] if id(parameter) in own]
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-            optimizer.add_param_group({**settings, "params": moved, "weight_decay": 0.0})
+            optimizer.add_param_group(self._own_group(optimizer.param_groups[-1], moved))
+            optimizer.register_load_state_dict_pre_hook(self._with_own_group)
         return optimizer
+
+    def _own_group(self, other: dict[str, Any], parameters: list[Any]) -> dict[str, Any]:
+        """Return the group of the methods' parameters, with the settings of another group but their own rate."""
+        rates: dict[str, Any] = {
+            name: self.constants_rate * other[name] for name in ("lr", "initial_lr") if name in other
+        }
+        return {**other, **rates, "params": parameters, "weight_decay": 0.0}
+
+    def _with_own_group(self, optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
+        """Add the methods' parameters, as new ones, to the optimiser's state of a branch whose method has none."""
+        groups = state["param_groups"]
+        if len(groups) == len(optimizer.param_groups):
+            return state
+        first = sum(len(group["params"]) for group in groups)
+        numbers = range(first, first + len(optimizer.param_groups[-1]["params"]))
+        return {**state, "param_groups": [*groups, self._own_group(groups[-1], [*numbers])]}
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **named: Any) -> Any:
         """Compute the loss.
@@ -166,7 +181,7 @@ class MethodTrainer(Trainer):
 
         Args:
             branch: if the folder has no checkpoint, one of another run to continue from, with its optimiser and
-                schedule.
+                schedule; parameters of a method may be new.
 
         Returns:
             The Trainer's log history.
@@ -216,6 +231,10 @@ class _Watch(TrainerCallback):
             yield
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A schedule loaded from a branch has no rate for the methods' parameters if its own method has none.
+        kwargs["lr_scheduler"].base_lrs = [group["initial_lr"] for group in kwargs["optimizer"].param_groups]
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.homotopy:
