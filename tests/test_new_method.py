@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import torch
 import softmaxkit
 from conftest import tiny_model
 from powers import Powers
+from softmaxkit import ConSmax, Exact, Exaq, Sigmoid, Softermax
 from softmaxkit.cli import main
 from softmaxkit.methods import METHODS
+from softmaxkit.recipe import Recipe
 from softmaxkit.report import render
+from softmaxkit.studies.options import Options, TokenWindows
+from softmaxkit.studies.preparation import Preparation, needs_training
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +101,35 @@ def test_bench(tmp_path: Path) -> None:
     shapes = ["--shape", "16x64", "--shape", "2x8x8x4"]
     assert main(["bench", "--method", "powers", *shapes, "--rounds", "1", "--threads", "1", "--json", str(record)]) == 0
     assert "powers" in {result["method"] for result in json.loads(record.read_text())["results"]}
+
+
+class FineTuned(Powers):
+    """Powers as a method that is fine-tuned, with a learned offset all the same."""
+
+    trained = "fine-tuned"
+
+
+@pytest.mark.usefixtures("few_tokens")
+def test_a_fine_tuned_method_learns_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "powers", FineTuned)
+    text = tmp_path / "text.txt"
+    text.write_text("all work and no play makes a dull text. " * 2000)
+    windows = TokenWindows.read(options := Options([], text, recipe=Recipe(steps=4, context=16, constants_rate=9.0)))
+    preparation = Preparation(replace(options, folder=tmp_path), windows, lambda _: lambda *_: None)
+    _, curve = preparation.prepare(FineTuned())
+    (constants,) = [entry["constants"] for entry in curve if "constants" in entry]
+    assert all(values["offset"] != [4.0] for values in constants.values())
+    # Its number has a learning rate of its own, and calibration alone does not set it.
+    assert needs_training(FineTuned())
+    assert preparation.folder(FineTuned()) != Preparation(
+        replace(options, folder=tmp_path, recipe=Recipe(steps=4, context=16)), windows, preparation.stage
+    ).folder(FineTuned())
+
+
+def test_only_numbers_that_calibration_does_not_set_need_training() -> None:
+    assert needs_training(ConSmax())
+    assert needs_training(Sigmoid())
+    assert not any(map(needs_training, (Sigmoid(bias="fitted"), Exact(), Softermax(), Softermax(log2e=True), Exaq())))
 
 
 @pytest.mark.usefixtures("few_tokens")

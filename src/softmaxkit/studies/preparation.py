@@ -162,15 +162,20 @@ class Preparation:
         return checkpoint_at(self.folder(BASELINE), self.options.recipe.branch_step)
 
     def _recipe(self, spec: Spec) -> Recipe:
-        """Return the recipe, without settings that only affect methods trained from scratch if the spec is not one."""
+        """Return the recipe, without the settings that only affect what has to be trained if the spec has not."""
         if needs_training(spec):
             return self.options.recipe
         return replace(self.options.recipe, homotopy=0.0, key_fit=False, constants_rate=1.0)
 
 
 def needs_training(spec: Spec) -> bool:
-    """Return whether a spec has learned parameters, so that a model trained with the baseline cannot be used."""
-    return spec.training == "from scratch" and not spec.is_baseline
+    """Return whether the baseline's model cannot serve a spec untrained.
+
+    That is so for a method trained from scratch, and for one with learned parameters that calibration does not set.
+    """
+    if spec.is_baseline or spec.training == "calibrated":
+        return False
+    return spec.training == "from scratch" or any(True for _ in spec.module().parameters())
 
 
 def _training_mode(spec: Spec) -> str:
