@@ -16,7 +16,7 @@ import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exaq
 from softmaxkit.models.attention import UnsupportedError, watching
-from softmaxkit.models.key_bias import fold_log_sums, key_bias
+from softmaxkit.models.key_bias import _LogSums, fold_log_sums, key_bias
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.mixed_bits import cheapest, mix_bits
 from softmaxkit.models.text import read_corpus
@@ -76,6 +76,47 @@ def test_folding_restores_the_attention_of_a_model_without_a_method() -> None:
     assert model.config._attn_implementation == name
 
 
+def test_folding_keeps_methods_that_are_switched_off() -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax())
+    model.set_attn_implementation("sdpa")
+    fold_log_sums(model, BATCHES)
+    assert model.config._attn_implementation == "sdpa"
+    assert len(softmaxkit.models.layers(model)) == 2
+    model.set_attn_implementation("softmaxkit")
+    softmaxkit.restore(model)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_models_in_bfloat16_are_folded(kind: str) -> None:
+    model = tiny_model(kind).bfloat16()
+    whole = fold_log_sums(tiny_model(kind), BATCHES)
+    assert fold_log_sums(model, BATCHES) == pytest.approx(whole, rel=0.01)  # of weights rounded to 8 bits
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_fold_that_fails_leaves_the_biases_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gpt2")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def unchanged() -> bool:
+        return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    runs = itertools.count()
+
+    def fail(*_: Any) -> None:
+        if next(runs) == len(BATCHES):
+            raise RuntimeError("out of memory")
+
+    with model.register_forward_pre_hook(fail), pytest.raises(RuntimeError, match="out of memory"):
+        fold_log_sums(model, BATCHES)
+    assert unchanged()
+    monkeypatch.setattr(_LogSums, "solve", lambda fit: (torch.full((fit.heads, fit.channels), math.nan), 0.5))
+    with pytest.raises(UnsupportedError, match="transforms its keys after adding their bias"):
+        fold_log_sums(model, BATCHES)
+    assert unchanged()
+
+
 def test_models_that_cannot_be_folded_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedError, match="LlamaAttention has no separate key bias for every head"):
         fold_log_sums(tiny_model("llama"), BATCHES)
@@ -133,6 +174,22 @@ def test_training_completes_the_homotopy(steps: int, shares: list[float], tmp_pa
     train(model, read_corpus(path), recipe, tmp_path / "run", 0, progress=lambda *_: seen.append(module.homotopy))
     assert seen == shares
     assert module.homotopy == 1.0  # however few the steps were
+
+
+def test_a_training_that_fails_leaves_no_blend_behind(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat. " * 400)
+    model = softmaxkit.apply(language_model(Shape(layers=1, heads=2, width=16), 8, 0), ConSmax())
+    (module,) = softmaxkit.models.layers(model).values()
+
+    def fail(step: int, _: int) -> None:
+        if step == 2:
+            assert module.homotopy < 1
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        train(model, read_corpus(path), Recipe(steps=10, context=8, homotopy=0.5), tmp_path / "run", 0, progress=fail)
+    assert module.homotopy == 1
 
 
 def test_the_cheapest_choice_within_a_budget() -> None:

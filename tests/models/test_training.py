@@ -22,7 +22,7 @@ from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, held_out_figures, loss_on, real_scores
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.text import NextToken, read_corpus
-from softmaxkit.models.trainer import Interrupted, MethodTrainer
+from softmaxkit.models.trainer import Interrupted, MethodTrainer, training_arguments
 from softmaxkit.models.training import checkpoint_at, train
 from softmaxkit.recipe import Recipe, Shape
 
@@ -125,6 +125,26 @@ def test_stopped_training_resumes_to_the_same_model(text: Path, tmp_path: Path) 
     resumed = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert steps == [6, 7, 8]
     assert torch.equal(resumed, whole)
+
+
+def test_a_stopped_trainer_goes_on_with_the_next_call(text: Path, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def progress(step: int, _: int) -> None:
+        steps.append(step)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = MethodTrainer(
+        model=language_model(Shape(layers=1, heads=2, width=16), 16, 0),
+        args=training_arguments(tmp_path / "run", 5, 1e-3, 0, per_device_train_batch_size=2),
+        train_dataset=NextToken(read_corpus(text).train, 16),
+        progress=progress,
+    )
+    with pytest.raises(Interrupted, match="step 2 of 5"):
+        trainer.run()
+    trainer.run()
+    assert steps == [1, 2, 3, 4, 5]
 
 
 def test_fine_tuning_branches_off_with_optimiser_and_schedule(text: Path, tmp_path: Path) -> None:

@@ -190,9 +190,14 @@ class MethodTrainer(Trainer):
             Interrupted: after Ctrl-C; the same call resumes the training.
             FloatingPointError: the loss became NaN or infinite.
         """
+        model: Any = self.model
         last = processes.broadcast(self._last_checkpoint() if processes.is_first() else None)
-        with self.watch.interruptible():
-            self.train(resume_from_checkpoint=last or (str(branch) if branch else None))
+        try:
+            with self.watch.interruptible():
+                self.train(resume_from_checkpoint=last or (str(branch) if branch else None))
+        finally:
+            for module in layers(model).values():
+                module.set_homotopy(1.0)
         if self.state.global_step < self.state.max_steps:
             raise Interrupted(f"stopped at step {self.state.global_step} of {self.state.max_steps}")
         logged: list[dict[str, Any]] = self.state.log_history
@@ -217,6 +222,7 @@ class _Watch(TrainerCallback):
     @contextmanager
     def interruptible(self) -> Iterator[None]:
         """Make Ctrl-C finish the current step and save instead of aborting; only the main thread handles signals."""
+        self.interrupted = False
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -240,10 +246,6 @@ class _Watch(TrainerCallback):
         if self.homotopy:
             for module in layers(kwargs["model"]).values():
                 module.set_homotopy(min(1.0, state.global_step / max(1.0, self.homotopy * state.max_steps - 1)))
-
-    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        for module in layers(kwargs["model"]).values():
-            module.set_homotopy(1.0)
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.progress:
