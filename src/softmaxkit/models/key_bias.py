@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +12,8 @@ from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.rows import attended_keys
 from softmaxkit.models.attention import UnsupportedError, watching
-from softmaxkit.models.patch import restore
 from softmaxkit.models.running import evaluating, run
-from softmaxkit.models.switching import is_on, remember, switch_on
+from softmaxkit.models.switching import set_implementations, switch_on
 
 SEPARATE = ("k_proj", "key", "k_lin", "k")
 """Names that attention layers use for their key projection."""
@@ -23,6 +23,8 @@ JOINT = ("c_attn",)
 RIDGE = 1e-6
 """Regularisation, relative to the mean diagonal of the normal equations: directions in which queries do not vary get
 no weight."""
+
+HALF = (torch.float16, torch.bfloat16)
 
 SAME = 1e-3
 """Allowed change of exact softmax's outputs by the fold, relative to the largest: float32 rounding stays below it."""
@@ -37,54 +39,80 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
 
     Args:
         model: a model with key biases and without rotary positions, such as GPT-2 or BERT; its methods, if any, do
-            not run meanwhile.
+            not run meanwhile. In half precision it runs in float32.
         batches: dicts of the model's inputs.
 
     Returns:
         The fraction of the log-sums' variance that remains, by attention layer.
 
     Raises:
-        UnsupportedError: the keys have no bias, are shared by a group of heads, or are rotated after the bias. The
-            model is then unchanged.
-        ValueError: there are no batches.
+        UnsupportedError: the keys have no bias, are shared by a group of heads, or are rotated after the bias; or the
+            weights are offloaded.
+        ValueError: there are no batches. The model is unchanged if anything is raised.
     """
-    batches = list(batches)
+    batches = [{name: _single(value) for name, value in batch.items()} for batch in batches]
     if not batches:
         raise ValueError("folding log-sums into key biases needs at least one batch")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UnsupportedError(
+            f"the weights of this {type(model).__name__} are offloaded; load it without device_map, or convert it with "
+            "fold=False"
+        )
     names = {module: name for name, module in model.named_modules()}
     sums: dict[nn.Module, _LogSums] = {}
 
     def watch(module: nn.Module, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         sums.setdefault(module, _LogSums()).add(query, scores, mask)
 
-    foreign = not is_on(model)
-    if foreign:
-        remember(model, switch_on(model))
+    before_switching = switch_on(model)
     try:
-        with evaluating(model):
+        with evaluating(model), _in_float32(model):
             with watching(watch, exact=True):
                 before = run(model, batches[0])[0]
                 for batch in batches[1:]:
                     run(model, batch)
-            original = {module: key_bias(module, fit.heads).clone() for module, fit in sums.items()}
-            left = {}
-            for module, fit in sums.items():
-                weights, left[names[module]] = fit.solve()
-                scale = getattr(module, "scaling", None) or fit.channels**-0.5
-                key_bias(module, fit.heads).sub_(weights.to(original[module]) / scale)
-            with watching(lambda *_: None, exact=True):
-                after = run(model, batches[0])[0]
-            if (after - before).abs().max() > SAME * before.abs().max():
-                for module, bias in original.items():
-                    key_bias(module, sums[module].heads).copy_(bias)
-                raise UnsupportedError(
-                    f"{type(model).__name__} transforms its keys after adding their bias, e.g. by rotary positions; "
-                    "convert it with fold=False"
-                )
+            biases = {module: key_bias(module, fit.heads) for module, fit in sums.items()}
+            solved = {module: fit.solve() for module, fit in sums.items()}
+            original = {module: bias.clone() for module, bias in biases.items()}
+            try:
+                for module, bias in biases.items():
+                    scale = getattr(module, "scaling", None) or sums[module].channels ** -0.5
+                    bias.sub_(solved[module][0].to(bias) / scale)
+                with watching(lambda *_: None, exact=True):
+                    after = run(model, batches[0])[0]
+                if not (after - before).abs().max() <= SAME * before.abs().max():  # nor if it is NaN
+                    raise UnsupportedError(
+                        f"{type(model).__name__} transforms its keys after adding their bias, e.g. by rotary "
+                        "positions; convert it with fold=False"
+                    )
+            except BaseException:
+                for module, bias in biases.items():
+                    bias.copy_(original[module])
+                raise
     finally:
-        if foreign:
-            restore(model)
-    return left
+        set_implementations(before_switching)
+    return {names[module]: left for module, (_, left) in solved.items()}
+
+
+def _single(value: Any) -> Any:
+    """Return a value, in float32 if it is a tensor of half precision."""
+    return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
+
+
+@contextmanager
+def _in_float32(model: nn.Module) -> Iterator[None]:
+    """Run a model of half precision in float32, which holds its numbers exactly; changed ones are rounded at the end.
+
+    In half precision, rounding changes the outputs as much as rotary positions may.
+    """
+    halves = [(x, x.dtype) for x in (*model.parameters(), *model.buffers()) if x.dtype in HALF]
+    for tensor, _ in halves:
+        tensor.data = _single(tensor.data)
+    try:
+        yield
+    finally:
+        for tensor, dtype in halves:
+            tensor.data = tensor.data.to(dtype)
 
 
 def key_bias(attention: nn.Module, heads: int) -> Tensor:
