@@ -33,13 +33,15 @@ class OfThread(Generic[T]):
 
     @contextmanager
     def set(self, value: T) -> Iterator[None]:
-        """Set the value of this thread, and remove it at the end."""
+        """Set the value of this thread; at the end it has its previous value, or none, again."""
         thread = get_ident()
+        previous = {thread: self._values[thread]} if thread in self._values else {}
         self._values[thread] = value
         try:
             yield
         finally:
             del self._values[thread]
+            self._values.update(previous)
 
 
 def warn_once(message: str) -> None:
