@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 
 import softmaxkit
 from conftest import tiny_model
-from softmaxkit import ConSmax, Exact, Exaq, Softermax, Spec
+from softmaxkit import ConSmax, Exact, Exaq, Sigmoid, Softermax, Spec
 from softmaxkit.models.calibration import convert
 from softmaxkit.models.checkpoint import PARAMETERS_FILE, SETTINGS_FILE
 from softmaxkit.models.hooks import method_parameters
@@ -223,6 +224,47 @@ def test_a_failed_calibration_changes_nothing() -> None:
         softmaxkit.calibrate(model, batches())
     assert {name: module.calibration for name, module in layers(model).items()} == before
     assert torch.equal(model(TOKENS[0]).logits, expected)
+
+
+def state_of(model: PreTrainedModel) -> list[Any]:
+    numbers = [{name: x.tolist() for name, x in module.state_dict().items()} for module in layers(model).values()]
+    return [numbers, *((module.calibration, module.statistics) for module in layers(model).values())]
+
+
+def test_a_calibration_that_one_layer_cannot_adopt_changes_none() -> None:
+    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model("gpt2"), Exaq(scale="calibrated")), TOKENS)
+    before = state_of(model)
+    with torch.no_grad():
+        model.transformer.h[1].attn.c_attn.weight *= 1e12
+    with pytest.raises(ValueError, match="scale"):
+        softmaxkit.calibrate(model, TOKENS[:2])
+    assert state_of(model) == before
+
+
+@pytest.mark.parametrize("spec", [Softermax(), Sigmoid(bias="fitted")], ids=lambda spec: str(spec.method))
+def test_a_warning_turned_into_an_error_changes_nothing(spec: Spec) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), spec)
+    before = state_of(model)
+    with torch.no_grad():
+        for layer in model.transformer.h:
+            layer.attn.c_attn.weight *= 30
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="saturate in integer mode"):
+            softmaxkit.calibrate(model, TOKENS)
+    assert state_of(model) == before
+
+
+def test_batches_may_come_from_another_model_that_is_calibrated() -> None:
+    def batches() -> Iterator[Any]:
+        for batch in TOKENS:
+            softmaxkit.calibrate(softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=2)), [batch])
+            yield batch
+
+    models = [softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=3)) for _ in range(2)]
+    softmaxkit.calibrate(models[0], TOKENS)
+    softmaxkit.calibrate(models[1], batches())
+    assert state_of(models[0]) == state_of(models[1])
 
 
 def test_calibration_accepts_data_loader_batches_and_keeps_training_flags() -> None:

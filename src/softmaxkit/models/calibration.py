@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.calibrated import Calibrator
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.attention import UnsupportedError, watching
 from softmaxkit.models.key_bias import fold_log_sums
 from softmaxkit.models.patch import active_layers
@@ -48,8 +49,9 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
     """
     modules = active_layers(model)
     magnitudes = {name: Magnitudes() for name, module in modules.items() if may_saturate(module)}
-    results = observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
-    report(modules, magnitudes, {name for name, values in results.items() if "scale" in values})
+    with _all_or_none(modules.values()):
+        results = observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
+        report(modules, magnitudes, {name for name, values in results.items() if "scale" in values})
     return model
 
 
@@ -82,7 +84,7 @@ def observe(
     batches: Iterable[Batch],
     magnitudes: Mapping[str, Magnitudes] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run batches while calibrators observe the layers; adopt their results only if all of them succeed.
+    """Run batches while calibrators observe the layers; adopt their results only if every layer can.
 
     Args:
         model: a model with methods in it.
@@ -121,9 +123,19 @@ def observe(
             results[name] = calibrator.finish()
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
-    for name, values in results.items():
-        modules[name].adopt(values)
+    with _all_or_none(modules.values()):
+        for name, values in results.items():
+            modules[name].adopt(values)
     return results
+
+
+@contextmanager
+def _all_or_none(modules: Iterable[SoftmaxModule]) -> Iterator[None]:
+    """Undo what any of the modules adopted if the block raises, e.g. since another cannot, or a warning is an error."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(module.unchanged_on_error())
+        yield
 
 
 def inputs_of(batch: Batch) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self
@@ -183,3 +184,17 @@ class Calibrated(nn.Module):
                 if name in results:
                     parameter.copy_(results.pop(name))
         self.set_calibration({**self.calibration, **results})
+
+    @contextmanager
+    def unchanged_on_error(self) -> Iterator[None]:
+        """Undo what the block adopts if it raises."""
+        before = self.statistics, self._calibration, self._frozen, self._built, self.calibrated
+        learned = [parameter.detach().clone() for parameter in self.parameters()]
+        try:
+            yield
+        except BaseException:
+            self.statistics, self._calibration, self._frozen, self._built, self.calibrated = before
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters(), learned, strict=True):
+                    parameter.copy_(value)
+            raise
