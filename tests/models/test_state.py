@@ -114,6 +114,7 @@ def test_another_spec_of_the_method_keeps_learned_parameters() -> None:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter += 0.25
+        module.beta.requires_grad = False
         learned[name] = [parameter.clone() for parameter in module.parameters()]
     softmaxkit.set_mode(model, "float")
     before = model(TOKENS).logits
@@ -123,6 +124,7 @@ def test_another_spec_of_the_method_keeps_learned_parameters() -> None:
     for name, module in layers(model).items():
         assert module.spec == shift
         assert all(map(torch.equal, module.parameters(), learned[name]))
+        assert {key: x.requires_grad for key, x in module.named_parameters()} == {"beta": False, "log_gamma": True}
     assert torch.equal(model(TOKENS).logits, before)
     softmaxkit.set_mode(softmaxkit.calibrate(model, [TOKENS]), "integer")
     assert (model(TOKENS).logits - before).abs().max() < 0.1 * before.abs().max()

@@ -125,13 +125,14 @@ def attach(attention: nn.Module, module: SoftmaxModule) -> None:
 def respecify(model: PreTrainedModel, spec: Spec) -> PreTrainedModel:
     """Give a model's layers another spec of the method that they already have, in place.
 
-    Learned parameters are kept. Calibration is dropped, because it belongs to the previous spec.
+    Learned parameters are kept, and those that are frozen stay so. Calibration is dropped, because it belongs to the previous spec.
     """
     for name, module in layers(model).items():
         successor = spec.module(heads=module.heads, mode=module.mode)
         with torch.no_grad():
             for new, learned in zip(successor.parameters(), module.parameters(), strict=True):
                 new.copy_(learned)
+                new.requires_grad = learned.requires_grad
         attach(model.get_submodule(name), successor)
     return model
 
