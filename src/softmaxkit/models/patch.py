@@ -78,7 +78,7 @@ def apply(
     wanted = wanted_layers(layers)
     separate_configs(model)
     original = implementations(model)
-    already = bool(_layers(model))
+    already = bool(_with_method(model))
     described = model.config.__dict__.pop("quantization_config") if quantisation_of(model) == NAME else None
     try:
         switch_on(model)  # raises before the model runs if it cannot take another attention function
@@ -125,7 +125,7 @@ def attach(attention: nn.Module, module: SoftmaxModule) -> None:
 def respecify(model: PreTrainedModel, spec: Spec) -> PreTrainedModel:
     """Give a model's layers another spec of the method that they already have, in place.
 
-    Learned parameters are kept, and those that are frozen stay so. Calibration is dropped, because it belongs to the previous spec.
+    Learned parameters are kept, frozen ones frozen. Calibration is dropped, because it belongs to the previous spec.
     """
     for name, module in layers(model).items():
         successor = spec.module(heads=module.heads, mode=module.mode)
@@ -152,7 +152,7 @@ def restore(model: PreTrainedModel) -> PreTrainedModel:
         >>> softmaxkit.apply(model, softmaxkit.Softermax())
         >>> softmaxkit.restore(model)
     """
-    for attention in [module for module in model.modules() if NAME in module._modules]:
+    for attention in _with_method(model):
         delattr(attention, NAME)
     switch_back(model)
     return model
@@ -167,7 +167,9 @@ def layers(model: nn.Module) -> dict[str, SoftmaxModule]:
     return {name: module for name, module in modules if module is not None}
 
 
-_layers = layers  # `apply` has an argument of this name
+def _with_method(model: nn.Module) -> list[nn.Module]:
+    """Return the attention layers that have a method."""
+    return [module for module in model.modules() if NAME in module._modules]
 
 
 def active_layers(model: nn.Module) -> dict[str, SoftmaxModule]:
@@ -208,9 +210,8 @@ def set_mode(model: nn.Module, mode: str) -> None:
         >>> softmaxkit.set_mode(model, "integer")
     """
     active_layers(model)
-    for attention in model.modules():
-        copies = attention._modules[NAME].modules() if NAME in attention._modules else ()  # type: ignore[union-attr]
-        for module in copies:
+    for attention in _with_method(model):
+        for module in getattr(attention, NAME).modules():  # all copies that PEFT makes
             if isinstance(module, SoftmaxModule):
                 module.mode = mode
     warn_again()
