@@ -38,8 +38,13 @@ def test_train_calibrate_evaluate_stand_alone(
     assert all(0 < result["loss_nats"] < 6 for result in results)
     code, _, err = run(capsys, "calibrate", "exact", "consmax", *common, "--batches", 2, "-o", "unlearned")
     assert code == 0, err
-    assert "warning: calibration does not set beta and log_gamma of ConSmax" in err
+    assert "warning: calibration does not set beta and log_gamma of ConSmax, only training does" in err
     assert "calibrate\n" in err
+    sigmoid = ("--spec", "fitted.json")
+    Path("fitted.json").write_text('{"schema": 1, "method": "sigmoid", "bias": "fitted"}')
+    code, _, err = run(capsys, "calibrate", "exact", *sigmoid, *common, "--batches", 2, "-o", "fitted")
+    assert code == 0, err
+    assert "does not set" not in err
     code, _, err = run(capsys, "train", "consmax", "--from", "exact", *common, "--steps", 2, "-o", "consmax")
     assert code == 0, err
     model = softmaxkit.load("consmax")

@@ -193,8 +193,8 @@ def _warn_if_frozen(method: SoftmaxModule) -> None:
     learned = dict(method.named_parameters())
     if learned and not any(parameter.requires_grad for parameter in learned.values()):
         warn_once(
-            f"{' and '.join(learned)} of {method.spec.title} are frozen while the model trains, as PEFT's "
-            f'get_peft_model freezes them; to train them, set modules_to_save=["{NAME}"] in its config'
+            f"the model trains without {' and '.join(learned)} of {method.spec.title}, frozen as by PEFT's "
+            f'get_peft_model; to train everything, set modules_to_save=["{NAME}"] in its config'
         )
 
 

@@ -26,10 +26,11 @@ from softmaxkit.warning import warn
 def _warn_of_learned(model: PreTrainedModel, name: str) -> None:
     """Warn of parameters that were just put in, and that only training sets."""
     module = next(iter(layers(model).values()))
-    if learned := [parameter for parameter, _ in module.named_parameters()]:
+    learned = [parameter for parameter, _ in module.named_parameters()]
+    if learned and module.spec.training != "calibrated":
         warn(
-            f"calibration does not set {' and '.join(learned)} of {module.spec.title}, which stay as they start; to "
-            f"learn them: softmaxkit train {module.spec.method} --from {name}"
+            f"calibration does not set {' and '.join(learned)} of {module.spec.title}, only training does: "
+            f"softmaxkit train {module.spec.method} --from {name}"
         )
 
 
