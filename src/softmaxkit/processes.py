@@ -50,6 +50,7 @@ def connected() -> Iterator[None]:
     finally:
         if is_first():
             broadcast(None)
+        _waiting = None
         distributed.destroy_process_group()
 
 

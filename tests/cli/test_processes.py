@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch.distributed
 
+from softmaxkit import processes
 from softmaxkit.cli import main
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
@@ -88,6 +89,15 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert ended.returncode != 0
     assert "a batch of 16 cannot be divided equally among 3 processes; start 1, 2, 4, 8, 16" in ended.stderr
     assert not (tmp_path / "model").exists()
+
+
+def test_after_connected_processes_a_single_one_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with processes.connected():
+        assert processes.broadcast("within") == "within"
+    assert processes.broadcast("after") == "after"
+    assert not processes.in_any_process(False)
 
 
 def test_verbs_that_do_not_train_are_refused(
