@@ -253,6 +253,17 @@ def test_the_memory_of_slots_may_be_used_again() -> None:
         pool.reshape_and_cache(*[tokens[:1]] * 2, slots.fill_(LATEST - 1))
 
 
+@pytest.mark.filterwarnings("error")
+def test_skipped_keys_are_not_looked_at() -> None:
+    """On a GPU they overwrite one another in a spare page."""
+    _, key = with_late_outlier(8, 150)
+    tokens = key[0].transpose(0, 1).clone()
+    pool = pool_of(key, 8, sample_keys=tokens[:150])
+    tokens[150:, :, PLACE] = 40.0
+    pool._pool_keys.write(tokens[150:], torch.full((TOKENS - 150,), pool.num_blocks * pool.block_size))
+    pool._pool_keys.look(TOKENS - 150)
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_the_cache_of_generate_warns_of_padding_that_set_its_frame(bits: int) -> None:
     config = LlamaConfig(num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, hidden_size=2 * CHANNELS)

@@ -144,6 +144,16 @@ def test_kernels_see_queries_times_the_factors(bits: int, build: str, monkeypatc
         assert not torch.equal(result, kernels.attend(query, other, values, call))
 
 
+def test_factors_beyond_float16_do_not_overflow_its_queries() -> None:
+    key = normal()[1]
+    key[..., PLACE] *= 1e6
+    keys, _ = KeyValueCache(key, key).codes
+    assert keys.factor is not None
+    assert keys.factor.max() > torch.finfo(torch.float16).max
+    query = torch.full((2, 2, 1, CHANNELS), 0.5)
+    assert torch.equal(keys.times_factors(query.half()), keys.times_factors(query))
+
+
 def test_queries_whose_factors_overflow_are_computed_by_torch() -> None:
     key, value = (normal(seed=seed)[1][:1, :1] for seed in (0, 1))
     query = torch.full((1, 1, 1, CHANNELS), 1e-3)
