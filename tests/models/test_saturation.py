@@ -32,6 +32,17 @@ def percents(model: Any) -> list[float]:
     return [module.statistics["saturated_scores_percent"] for module in layers(model).values()]
 
 
+def test_of_many_scores_some_rows_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, mask = torch.ones(1, 2, 40, 10), torch.ones(40, 10, dtype=torch.bool).tril()
+    monkeypatch.setattr("softmaxkit.models.saturation.COUNTED_SCORES", scores.numel())
+    whole, part = Magnitudes(), Magnitudes()
+    whole.add(scores, mask)
+    part.add(torch.cat([scores, scores]), mask)
+    assert whole.attended == 2 * int(mask.sum())
+    assert part.attended == 4 * int(mask[::4].sum())
+    assert whole.percent_beyond(-0.5, 0.5) == part.percent_beyond(-0.5, 0.5) == 100
+
+
 def test_magnitudes_count_the_scores_beyond_any_limits() -> None:
     scores = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 20
     scores[..., 0] = 0

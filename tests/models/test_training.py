@@ -22,7 +22,7 @@ from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.models.evaluation import error_series, figures, function_series, held_out_figures, loss_on, real_scores
 from softmaxkit.models.language_model import language_model
 from softmaxkit.models.text import NextToken, read_corpus
-from softmaxkit.models.trainer import Interrupted, MethodTrainer, training_arguments
+from softmaxkit.models.trainer import Interrupted, MethodTrainer, _Watch, training_arguments
 from softmaxkit.models.training import checkpoint_at, train
 from softmaxkit.recipe import Recipe, Shape
 
@@ -102,6 +102,15 @@ def test_next_token_pairs() -> None:
     assert item["labels"].tolist() == [4, 5, 6, 7]
 
 
+def test_a_second_interrupt_aborts_at_once() -> None:
+    watch = _Watch(set(), 0.0, None)
+    with watch.interruptible():
+        signal.raise_signal(signal.SIGINT)
+        assert watch.interrupted
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_stopped_training_resumes_to_the_same_model(text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
 
@@ -116,8 +125,10 @@ def test_stopped_training_resumes_to_the_same_model(text: Path, tmp_path: Path) 
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
     whole = run(tmp_path / "whole")
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="step 5 of 8"):
         run(tmp_path / "parts", stop_at=5)
+    assert signal.getsignal(signal.SIGINT) is before
     assert checkpoint_at(tmp_path / "parts", 5).is_dir()
     steps: list[int] = []
     model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
