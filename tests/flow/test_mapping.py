@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from netlists import PREFIX, cell_of, hand_netlist, mapped, settled, whole_table
 
+from softmaxkit.flow import mapping
 from softmaxkit.flow.activity import state_nets
+from softmaxkit.flow.buffering import MOST
 from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
 from softmaxkit.flow.cells.processes import library_of
@@ -317,3 +319,18 @@ def test_multipliers_of_fpgas(family: str, tmp_path: Path) -> None:
 def test_an_unknown_family() -> None:
     with pytest.raises(ValueError, match="the FPGA family must be one of ice40, ecp5, nexus, xilinx, got 'max10'"):
         count_cells(Source("unit", {}), "max10")
+
+
+@yosys
+def test_nets_that_drive_many_registers_are_buffered(tmp_path: Path) -> None:
+    ports = "input clk, reset_n, input [39:0] d, output reg [39:0] q"
+    body = "always @(posedge clk or negedge reset_n) if (!reset_n) q <= 0; else q <= d;"
+    netlist = map_text(module(body, ports), tmp_path).netlist
+    assert netlist.fan_outs[~np.asarray(netlist.clock_nets)].max() <= MOST < 40
+
+
+@pytest.mark.parametrize("line", ["ERROR: no such cell", "ABC: ** cmd error: aborting", "ABC: Error: no library"])
+def test_errors_that_are_only_printed_are_raised(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapping, "call", lambda *arguments: f"Warning: harmless\n{line}\n")
+    with pytest.raises(ToolError, match=f"while mapping top:\n  {re.escape(line)}$"):
+        mapping._yosys("yosys", "script.ys", tmp_path, "mapping top")
