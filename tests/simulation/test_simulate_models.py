@@ -122,6 +122,14 @@ def test_engines_share_a_head_if_they_outnumber_the_heads() -> None:
     assert done.multiplications == alone.multiplications
 
 
+@pytest.mark.parametrize("kib", [1, 256])
+def test_engines_without_a_head_load_nothing(kib: int) -> None:
+    """Two key heads, each with two queries, occupy four engines."""
+    chip = changed(EDGE, buffers__key_kib=kib, buffers__value_kib=kib, dram__bandwidth_gb_per_s=1.0)
+    cycles = {tuple(result["cycles"] for result in results(changed(chip, engines=engines))) for engines in (4, 8, 16)}
+    assert len(cycles) == 1
+
+
 def test_heads_that_do_not_divide_the_engines_are_dealt_out() -> None:
     """Three query heads per key head, so that every additional engine has work."""
     grouped = replace(SMALL, heads=6)

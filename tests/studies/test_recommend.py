@@ -20,6 +20,7 @@ from softmaxkit.methods import BASELINE, METHODS
 from softmaxkit.models.language_model import language_model, learned_tokens
 from softmaxkit.recipe import Shape
 from softmaxkit.studies.recommend import Search, narrowest
+from softmaxkit.studies.yardsticks import on_task
 
 NARROWING = [method for method in METHODS.values() if method.widest(64) is not None]
 
@@ -190,6 +191,10 @@ def test_an_encoder_is_measured_on_a_task_of_similarity(tmp_path: Path, capsys: 
         assert result["change_points"] == pytest.approx(baseline - result["spearman_percent"])
     assert "lose at most 200 points of near" in capsys.readouterr().out
     (tmp_path / "classes.tsv").write_text("1\tgood\n0\tbad\n")
+    yardstick = on_task(str(tmp_path / "encoder"), str(task), 16)
+    assert yardstick.worse(70.0, 75.0) == 5.0  # points
+    longest = max(batch["input_ids"].shape[1] for batch in yardstick.calibration)
+    assert yardstick.sample.shape == (1, longest + 1)  # the last token, which a text predicts, is not run
     arguments = ["recommend", str(tmp_path / "encoder"), "--task", str(tmp_path / "classes.tsv"), "--no-synth"]
     assert main([*arguments, "-o", str(tmp_path / "specs")]) == 2
     assert "is a task of classes, for which an encoder has to be trained" in capsys.readouterr().err
