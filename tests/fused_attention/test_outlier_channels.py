@@ -101,6 +101,14 @@ def test_a_few_first_tokens_cost_ordinary_keys_nothing(tokens: int) -> None:
     assert factor is None or (factor > 1).double().mean() <= 1 / 50_000
 
 
+@pytest.mark.parametrize(("bits", "below", "above"), [(8, 3.6, 4.4), (4, 7.2, 8.8)])
+def test_channels_are_outliers_from_a_multiple_of_the_median_on(bits: int, below: float, above: float) -> None:
+    for ratio in (below, above):
+        _, key = normal()
+        key[..., PLACE] *= ratio / (key[..., PLACE].square().mean().sqrt())
+        assert (frame(key, bits)[1] is None) == (ratio == below)
+
+
 def test_factors_are_powers_of_two_of_the_first_tokens() -> None:
     _, key = normal()
     for bits in BITS:

@@ -78,6 +78,12 @@ def test_torch_fallback(spec: Any, dtype: torch.dtype, monkeypatch: pytest.Monke
         assert rms(result - exact) <= tolerance * rms(exact)
         if attended is not None:
             assert (result[:, :, 0] == 0).all()
+    lower = torch.ones(30, 30, dtype=torch.bool).tril()
+    causal, masked = (
+        softmaxkit.attention(*operands, spec, enable_gqa=True, **which, **parameters)
+        for which in ({"is_causal": True}, {"attn_mask": lower})
+    )
+    assert torch.allclose(causal, masked, atol=tolerance)
 
 
 def test_exact_runs_torchs_own_attention() -> None:
