@@ -46,12 +46,12 @@ def losses(path: Path) -> list[float]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    for processes in (1, 2):
-        record = tmp_path / f"{processes}.json"
+    for count in (1, 2):
+        record = tmp_path / f"{count}.json"
         ended = run(
-            processes,
+            count,
             *("train", "consmax", *SIZES, "--text", str(text_file(tmp_path))),
-            *("-o", str(tmp_path / f"model{processes}"), "--json", str(record)),
+            *("-o", str(tmp_path / f"model{count}"), "--json", str(record)),
         )
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr.count("held-out loss") == 1
