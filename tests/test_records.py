@@ -17,7 +17,7 @@ import typer
 from doc_tables import ROOT
 from softmaxkit.cli import app
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.record import amount
+from softmaxkit.record import amount, ratio
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 
@@ -121,6 +121,12 @@ def test_no_record_names_a_place_of_the_machine_that_made_it() -> None:
     places = ("/tmp/", "/home/", "/root/", "/work/", "/mnt/")
     named = {name: paths for name, file in FILES.items() if (paths := [x for x in texts(file) if x.startswith(places)])}
     assert named == {}
+
+
+def test_small_ratios_keep_two_digits() -> None:
+    assert [ratio(value) for value in (12.345, 1.0, 0.995, 0.1, 0.0341, 0.00123)] == [
+        *("12.35", "1.00", "0.99", "0.10", "0.034", "0.0012")
+    ]
 
 
 def test_amounts_have_no_exponents() -> None:

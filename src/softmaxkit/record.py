@@ -74,6 +74,11 @@ def amount(value: float, digits: int = 4) -> str:
     return f"{value:,.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:,.0f}"
 
 
+def ratio(value: float) -> str:
+    """Return a ratio for reading: two decimals, or below 0.1 two significant digits, e.g. "1.24" and "0.0034"."""
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"
+
+
 def _methods(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return titles, colours and other metadata of the methods in some results, for reports on the record."""
     names = dict.fromkeys(str(result.get("method")) for result in results)

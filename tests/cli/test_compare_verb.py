@@ -69,6 +69,17 @@ def test_compare_writes_record_and_page(capsys: pytest.CaptureFixture[str], tmp_
     assert timeless[0] == timeless[1]
 
 
+def test_compare_shows_how_slow_a_slow_kernel_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = dict.fromkeys(("speedup_over_torch", "speedup_over_torch_low", "speedup_over_torch_high"), 0.00341)
+    monkeypatch.setattr("softmaxkit.studies.compare.speedups_over_torch", lambda specs: dict.fromkeys(specs, slow))
+    code, out, err = compare(capsys, tmp_path / "out", text, "--method", "exact")
+    assert code == 0, err
+    assert "0.0034" in out
+    assert "0.0034×" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_compare_takes_a_pretrained_model(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: Path) -> None:
     code, _, err = run(

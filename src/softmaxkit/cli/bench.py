@@ -25,6 +25,7 @@ from softmaxkit.cli.options import (
     refuse,
     with_gguf,
 )
+from softmaxkit.record import ratio
 from softmaxkit.studies.dtypes import DTYPES, Dtype
 
 
@@ -182,8 +183,8 @@ def _model_table(record: dict[str, Any]) -> Table:
                 for part in ("prompt", "generated")
                 for cell in (
                     f"{result[f'{part}_tokens_per_second']:.1f}",
-                    f"{result[f'{part}_speedup_over_float32']:.2f}x",
-                    f"{result[f'{part}_speedup_over_bfloat16']:.2f}x",
+                    f"{ratio(result[f'{part}_speedup_over_float32'])}x",
+                    f"{ratio(result[f'{part}_speedup_over_bfloat16'])}x",
                 )
             ),
             f"{result['loss_nats']:.4f}",
@@ -217,9 +218,9 @@ def _tables(record: dict[str, Any]) -> list[Table]:
             name_of(result, "storage"),
             result.get("mode", ""),
             f"{1e3 * result['seconds']:.3f}",
-            f"{result['speedup_over_torch']:.2f}x",
+            f"{ratio(result['speedup_over_torch'])}x",
             f"{result['time_over_copy']:.2f}",
-            f"{result['speedup_over_torch_new_memory' if len(shape) == 2 else 'speedup_over_torch_bfloat16']:.2f}x",
+            f"{ratio(result['speedup_over_torch_new_memory' if len(shape) == 2 else 'speedup_over_torch_bfloat16'])}x",
             "" if error is None else f"{error:.1e}",
             *([] if len(shape) == 2 else [_percent(result.get("difference_from_exact_rms"))]),
         )

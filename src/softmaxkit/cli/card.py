@@ -11,6 +11,7 @@ from rich.table import Table
 
 from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.record import ratio
 
 
 def bench_card(
@@ -56,7 +57,7 @@ def card_tables(record: dict[str, Any]) -> list[Table]:
             *row,
             f"{1e3 * result['seconds']:.3f}",
             f"{1e3 * result['call_seconds']:.2f}",
-            "" if speedup is None else f"{speedup:.2f}x",
+            "" if speedup is None else f"{ratio(speedup)}x",
             f"{result['tflops']:.0f}" if "tflops" in result else "",
             f"{result['gb_per_s']:.0f}" if "gb_per_s" in result else "",
             f"{share:.0%}",

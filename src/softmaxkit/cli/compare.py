@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +28,7 @@ from softmaxkit.cli.options import (
 )
 from softmaxkit.methods import BASELINE
 from softmaxkit.recipe import SMALL_GPT, WINDOWS, Recipe
+from softmaxkit.record import ratio
 
 if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
@@ -214,9 +215,9 @@ def _table(record: dict[str, Any]) -> Table:
             f"{integer['row_sum_mean']:.3f}",
             f"{integer['saturated_scores_percent']:.2f}%",
             _verified(integer),
-            _figure(integer, "area_um2", ",.0f"),
-            _figure(integer, "energy_pj_per_element", ".1f"),
-            _figure(in_float if "speedup_over_torch" in in_float else integer, "speedup_over_torch", ".2f"),
+            _figure(integer, "area_um2", "{:,.0f}".format),
+            _figure(integer, "energy_pj_per_element", "{:.1f}".format),
+            _figure(in_float if "speedup_over_torch" in in_float else integer, "speedup_over_torch", ratio),
             integer["training_description"],
         )
     return table
@@ -229,8 +230,8 @@ def _verified(result: dict[str, Any]) -> str:
     return f"{result['verified_outputs']:,}" if "verified_outputs" in result else "–"
 
 
-def _figure(result: dict[str, Any], key: str, specification: str) -> str:
-    return format(result[key], specification) if key in result else "–"
+def _figure(result: dict[str, Any], key: str, write: Callable[[float], str]) -> str:
+    return write(result[key]) if key in result else "–"
 
 
 def _change(result: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from softmaxkit.record import ratio
 from softmaxkit.report.record import MODES, Result, Variant, finite
 from softmaxkit.report.sheets import Sheet
 
@@ -34,8 +35,8 @@ class Column(NamedTuple):
     further: tuple[str, ...] = ()
 
 
-def number(specification: str, unit: str = "") -> Callable[[Any], str]:
-    """Return a function that formats a figure by a format specification, with a true minus sign."""
+def number(specification: str | Callable[[float], str], unit: str = "") -> Callable[[Any], str]:
+    """Return a function that formats a figure by a format specification or function, with a true minus sign."""
 
     def write(value: Any) -> str:
         if value is None:
@@ -46,7 +47,7 @@ def number(specification: str, unit: str = "") -> Callable[[Any], str]:
             return "NaN"
         if math.isinf(value):
             return "∞" if value > 0 else "−∞"
-        text = format(value, specification)
+        text = specification(value) if callable(specification) else format(value, specification)
         nothing = not any(digit in text for digit in "123456789")
         return (text.lstrip("+-") if nothing else text).replace("-", "−") + unit
 
@@ -55,7 +56,7 @@ def number(specification: str, unit: str = "") -> Callable[[Any], str]:
 
 change = number("+,.2f", "%")
 _sum = number(".3f")
-_times = number(",.2f", "×")
+_times = number(ratio, "×")
 
 
 def _range(least_key: str, greatest_key: str, write: Callable[[Any], str]) -> Callable[[Result], str]:
