@@ -126,6 +126,14 @@ def test_a_fine_tuned_method_learns_its_own_number(tmp_path: Path, monkeypatch: 
     ).folder(FineTuned())
 
 
+def test_a_fine_tuned_method_with_its_own_number_is_not_compared_untrained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(METHODS, "powers", FineTuned)
+    assert main(["compare", "--model", "any", "--method", "powers", "--steps", "0"]) == 2
+    assert "powers has to be trained; give --steps" in capsys.readouterr().err
+
+
 def test_only_numbers_that_calibration_does_not_set_need_training() -> None:
     assert needs_training(ConSmax())
     assert needs_training(Sigmoid())

@@ -122,13 +122,14 @@ def test_models_that_cannot_be_folded_are_refused(monkeypatch: pytest.MonkeyPatc
         fold_log_sums(tiny_model("llama"), BATCHES)
     with pytest.raises(ValueError, match="at least one batch"):
         fold_log_sums(tiny_model("gpt2"), [])
-    model = tiny_model("bert")
-    attention = model.bert.encoder.layer[0].attention.self
-    attention.key.register_forward_hook(lambda module, given, output: output * torch.linspace(-1, 1, 20)[:, None])
-    bias = key_bias(attention, 4).clone()
-    with pytest.raises(UnsupportedError, match="transforms its keys after adding their bias"):
-        fold_log_sums(model, BATCHES)
-    assert torch.equal(key_bias(attention, 4), bias)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model("bert").to(dtype)
+        attention = model.bert.encoder.layer[0].attention.self
+        attention.key.register_forward_hook(lambda module, given, output: output * torch.linspace(-1, 1, 20)[:, None])
+        bias = key_bias(attention, 4).clone()
+        with pytest.raises(UnsupportedError, match="transforms its keys after adding their bias"):
+            fold_log_sums(model, BATCHES)
+        assert torch.equal(key_bias(attention, 4), bias)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
