@@ -45,7 +45,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically. NaN and infinities, which JSON cannot represent, become null."""
-    write_text(path, json.dumps(_finite(data), indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(data) + "\n")
+
+
+def json_text(data: Any) -> str:
+    """Return data as JSON; NaN and infinities, which JSON cannot represent, become null."""
+    return json.dumps(_finite(data), indent=1, allow_nan=False)
 
 
 def read_json(path: Path, remedy: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,3 +55,8 @@ def test_notes_stay_on_one_line(
     monkeypatch.setenv("COLUMNS", "20")
     write_record({}, tmp_path / "a name with blanks, longer than the terminal is wide.json")
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_figures_that_are_not_finite_are_null_on_standard_output_too(capsys: pytest.CaptureFixture[str]) -> None:
+    write_record({"loss": float("inf"), "curve": [float("nan")]}, Path("-"))
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "curve": [None]}

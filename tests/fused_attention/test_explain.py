@@ -109,6 +109,17 @@ def test_autocast_narrows_neither_integers_nor_partial_attention(spec: Any) -> N
         assert torch.equal(softmaxkit.partial_attention(*operands, spec, **numbers, **highest).result(), part)
 
 
+def test_explain_takes_what_softmax_and_attention_take() -> None:
+    wide = softmaxkit.explain(Softermax(), ROWS.double(), mode="integer")
+    assert "it supports float32, not float64" in reasons(wide)
+    flat = softmaxkit.explain(Exaq(), *[QUERY[0, 0]] * 3, clip=-4.0)
+    assert flat == softmaxkit.explain(Exaq(), *[QUERY[:, :1]] * 3, clip=-4.0)
+    with pytest.raises(TypeError, match="scores must be floating-point"):
+        softmaxkit.explain(Exact(), ROWS.int())
+    with pytest.raises(ValueError, match=r"2, 3 or 4 dimensions, got \(20,\)"):
+        softmaxkit.explain(Exact(), *[QUERY[0, 0, :, 0]] * 3)
+
+
 @pytest.mark.parametrize("queries", [1, 20])
 def test_a_cache_answers_in_the_dtype_of_the_queries_under_autocast(queries: int) -> None:
     cache = softmaxkit.KeyValueCache(QUERY, QUERY)

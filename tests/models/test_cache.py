@@ -269,6 +269,9 @@ def test_a_cached_tensor_reads_as_a_plain_one(inference: bool) -> None:
         assert torch.equal(torch.zeros_like(plain).copy_(held), plain)
         with pytest.raises(TypeError, match="write to a clone"):
             held.add_(1)
+        for write in (partial(torch.add, plain, plain, out=held), partial(torch._foreach_add_, [held], 1.0)):
+            with pytest.raises(TypeError, match="write to a clone"):
+                write()
     cache.append(tokens, tokens)
     assert torch.equal(held, plain)
     if not inference:

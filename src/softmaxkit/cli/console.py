@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from softmaxkit.files import write_json
+from softmaxkit.files import json_text, write_json
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output contains only results."""
@@ -94,7 +93,7 @@ def stoppable() -> Iterator[None]:
 def write_record(record: dict[str, Any], path: Path | None) -> None:
     """Write a record to a file, or to standard output if the path is "-"; do nothing if it is None."""
     if path == Path("-"):
-        print(json.dumps(record, indent=1))
+        print(json_text(record))
     elif path is not None:
         write_json(path, record)
         note(f"record: {path}")

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -222,9 +222,11 @@ class CachedTensor(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for value, argument in zip(args, func._schema.arguments, strict=False):
-            if isinstance(value, cls) and argument.is_write:
-                raise TypeError(f"{func} would write to quantised keys or values of a cache; write to a clone of them")
+        arguments = func._schema.arguments
+        given = dict(zip((argument.name for argument in arguments), args, strict=False)) | dict(kwargs or {})
+        written = [given.get(argument.name) for argument in arguments if argument.is_write]
+        if any(isinstance(value, cls) for value in tree_leaves(written)):
+            raise TypeError(f"{func} would write to quantised keys or values of a cache; write to a clone of them")
         plain_args, plain_kwargs = tree_map_only(cls, cls.decoded, (args, kwargs or {}))
         return func(*plain_args, **plain_kwargs)
 
