@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from softmaxkit.methods.base.rows import attended_keys
 from softmaxkit.models.attention import UnsupportedError, watching
 from softmaxkit.models.running import evaluating, run
-from softmaxkit.models.switching import set_implementations, switch_on
+from softmaxkit.models.switching import is_on, set_implementations, switch_on
 
 SEPARATE = ("k_proj", "key", "k_lin", "k")
 """Names that attention layers use for their key projection."""
@@ -64,7 +64,7 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
     def watch(module: nn.Module, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         sums.setdefault(module, _LogSums()).add(query, scores, mask)
 
-    before_switching = switch_on(model)
+    switched = [] if is_on(model) else switch_on(model)
     try:
         with evaluating(model), _in_float32(model):
             with watching(watch, exact=True):
@@ -80,7 +80,7 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
                     bias.sub_(solved[module][0].to(bias) / scale)
                 with watching(lambda *_: None, exact=True):
                     after = run(model, batches[0])[0]
-                if not (after - before).abs().max() <= SAME * before.abs().max():  # nor if it is NaN
+                if not (after - before).abs().max() <= SAME * before.abs().max():  # NaN neither
                     raise UnsupportedError(
                         f"{type(model).__name__} transforms its keys after adding their bias, e.g. by rotary "
                         "positions; convert it with fold=False"
@@ -90,7 +90,7 @@ def fold_log_sums(model: PreTrainedModel, batches: Iterable[Mapping[str, Any]]) 
                     bias.copy_(original[module])
                 raise
     finally:
-        set_implementations(before_switching)
+        set_implementations(switched)
     return {names[module]: left for module, (_, left) in solved.items()}
 
 
