@@ -52,13 +52,14 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         scores = tensors[0]
         if scores.ndim < 1 or not scores.is_floating_point():
             raise TypeError(f"scores must be floating-point, (..., keys), got {tuple(scores.shape)} of {scores.dtype}")
-        wide = scores.to(torch.promote_types(scores.dtype, torch.float32))  # as modules take them in integer mode
         module = module_for(spec, mode, scores.shape[-1], parameters, scores.device)
-        return (module.choose_integers(wide) if mode == "integer" else module.choose(scores))[1]
+        if mode == "integer":  # in which modules take at least float32
+            return module.choose_integers(scores.to(torch.promote_types(scores.dtype, torch.float32)))[1]
+        return module.choose(scores)[1]
     if not all(2 <= x.ndim <= 4 for x in tensors):
         shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
         raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
-    tensors = tuple(x[(None,) * (4 - x.ndim)] for x in tensors)
+    tensors = tuple(x if x.ndim == 4 else x[(None,) * (4 - x.ndim)] for x in tensors)
     query, key, value = autocast(*tensors) if mode == "float" else tensors
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
     if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
