@@ -36,7 +36,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
     """
     import torch
 
-    from softmaxkit.fused_attention.call import autocast
+    from softmaxkit.fused_attention.call import autocast, check_dimensions
     from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles
     from softmaxkit.kernels.attention import check_tensors
     from softmaxkit.kernels.backends import only_torch
@@ -56,9 +56,7 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         if mode == "integer":  # in which modules take at least float32
             return module.choose_integers(scores.to(torch.promote_types(scores.dtype, torch.float32)))[1]
         return module.choose(scores)[1]
-    if not all(2 <= x.ndim <= 4 for x in tensors):
-        shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-        raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
+    check_dimensions(*tensors)
     tensors = tuple(x if x.ndim == 4 else x[(None,) * (4 - x.ndim)] for x in tensors)
     query, key, value = autocast(*tensors) if mode == "float" else tensors
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])

@@ -135,13 +135,22 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, 
         raise ValueError(
             f"query, key and value must be on one device, got {query.device}, {key.device}, {value.device}"
         )
-    if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-        raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
+    check_dimensions(query, key, value)
     if is_causal and attn_mask is not None:
         raise ValueError("is_causal cannot be combined with attn_mask; make the mask causal instead")
     if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
         raise TypeError(f"attn_mask must be boolean, True where attended, or floating, got {attn_mask.dtype}")
+
+
+def check_dimensions(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Check that all have 2, 3 or 4 dimensions.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+        raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
 
 
 def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:

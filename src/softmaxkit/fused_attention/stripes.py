@@ -39,21 +39,6 @@ def attend_by_stripes(
     Raises:
         ValueError: the mask or the bias does not broadcast to the scores.
     """
-    with without_autocast(query.device):
-        return _by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
-
-
-def _by_stripes(
-    normalise: Callable[[Tensor, Tensor | None], Tensor],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float,
-) -> Tensor:
     batch, heads, queries = query.shape[:3]
     shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
     mask, bias = (None if x is None else expand_mask(x, shape) for x in (mask, bias))
@@ -61,20 +46,21 @@ def _by_stripes(
     query, key, value = query.to(wide) * scale, key.to(wide).mT, value.to(wide)
     rows = max(1, STRIPE // max(1, batch * heads * key.shape[3]))
     outputs = [query.new_zeros(batch, heads, 0, value.shape[3])]
-    for first in range(0, queries, rows):
-        stripe = query[:, :, first : first + rows]
-        count = stripe.shape[2]
-        # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
-        together = heads // key_heads * count
-        scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key).reshape(
-            *shape[:2], count, shape[3]
-        )
-        if bias is not None:
-            scores = scores + bias[:, :, first : first + rows]
-        attended = None if mask is None else mask[:, :, first : first + rows]
-        if is_causal:
-            attended = torch.ones(count, shape[3], dtype=torch.bool, device=scores.device).tril(first)
-        probabilities = functional.dropout(normalise(scores, attended), dropout_p)
-        output = probabilities.reshape(batch, key_heads, together, shape[3]) @ value
-        outputs.append(output.reshape(batch, heads, count, value.shape[3]))
+    with without_autocast(query.device):
+        for first in range(0, queries, rows):
+            stripe = query[:, :, first : first + rows]
+            count = stripe.shape[2]
+            # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
+            together = heads // key_heads * count
+            scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key).reshape(
+                *shape[:2], count, shape[3]
+            )
+            if bias is not None:
+                scores = scores + bias[:, :, first : first + rows]
+            attended = None if mask is None else mask[:, :, first : first + rows]
+            if is_causal:
+                attended = torch.ones(count, shape[3], dtype=torch.bool, device=scores.device).tril(first)
+            probabilities = functional.dropout(normalise(scores, attended), dropout_p)
+            output = probabilities.reshape(batch, key_heads, together, shape[3]) @ value
+            outputs.append(output.reshape(batch, heads, count, value.shape[3]))
     return torch.cat(outputs, dim=2).to(dtype)

@@ -46,7 +46,7 @@ def frame(keys: Tensor, bits: int) -> tuple[Tensor | None, Tensor | None]:
     """
     wide = keys.float()
     is_finite = wide.isfinite().all(-1, keepdim=True)
-    share = keys.shape[2] / is_finite.sum(2, keepdim=True, dtype=torch.float32).clamp(min=1)  # 1.0, exactly, if all are
+    share = _tokens_over_finite(is_finite)
     if not is_finite.all():  # else sums stay in the order that the keys' strides give them
         wide = wide.where(is_finite, 0.0)
     centre = wide.mean(2, keepdim=True) * share if bits == 4 else None
@@ -67,8 +67,13 @@ def is_outgrown(keys: Cached) -> bool:
         return False
     about = keys.about_centre()
     is_finite = about.isfinite().all(-1, keepdim=True)
-    share = keys.shape[2] / is_finite.sum(2, keepdim=True, dtype=torch.float32).clamp(min=1)
+    share = _tokens_over_finite(is_finite)
     return bool((_ratios(about.where(is_finite, 0.0), share) >= OUTGROWN[keys.bits]).any())
+
+
+def _tokens_over_finite(is_finite: Tensor) -> Tensor:
+    """Return the number of tokens over that of finite ones, float32: 1.0, exactly, if all are."""
+    return is_finite.shape[2] / is_finite.sum(2, keepdim=True, dtype=torch.float32).clamp(min=1)
 
 
 def _ratios(keys: Tensor, share: Tensor) -> Tensor:
