@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from softmaxkit.methods.base.spec import Spec, check_spec
@@ -12,21 +13,35 @@ if TYPE_CHECKING:
     from softmaxkit.kernels.backends import Choice
 
 
-def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any) -> Choice:
+def explain(
+    spec: Spec,
+    *tensors: Tensor,
+    mode: str = "float",
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **parameters: Any,
+) -> Choice:
     """Report which back end `softmax` or `attention` would run, and why the preferred ones before it cannot.
 
     Args:
         spec: the method.
-        tensors: scores of shape (..., keys); or 4-D query, key and value as for `attention`. Their values matter too:
-            a kernel may reject values that 8 bits cannot represent well enough.
+        tensors: scores of shape (..., keys); or query, key and value as for `attention`. Their values matter too: a
+            kernel may reject values that 8 bits cannot represent well enough.
         mode: "float" or "integer", as for `softmax` and `attention`.
+        attn_mask: as for `attention`, like the following three.
+        dropout_p: see above.
+        is_causal: see above.
+        scale: see above.
         parameters: the method's real parameters, as for `softmax` and `attention`.
 
     Returns:
         A `Choice` with `backend`, and `refusals` keyed by back end; print it for a readable summary.
 
     Raises:
-        TypeError: the number of tensors is neither 1 nor 3, or one is something else.
+        TypeError: the number of tensors is neither 1 nor 3, or one is something else; and as for `softmax` and
+            `attention`.
         ValueError: as for `softmax` and `attention`.
 
     Example:
@@ -34,32 +49,32 @@ def explain(spec: Spec, *tensors: Tensor, mode: str = "float", **parameters: Any
         torch
           not amx, avx512, avx512_vnni, avx512_bw, avx_vnni, avx2, plain: Softermax has no kernel for this form
     """
-    import torch
-
-    from softmaxkit.fused_attention.call import autocast, check_dimensions
-    from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose, may_use_tiles
-    from softmaxkit.kernels.attention import check_tensors
-    from softmaxkit.kernels.backends import only_torch
-    from softmaxkit.methods.base.numbers import module_for
+    from softmaxkit.fused_attention.choice import choice_for_values
+    from softmaxkit.fused_attention.prepared import prepare
 
     check_spec(spec)
-    spec.check_known(parameters, function=explain)
-    if len(tensors) not in (1, 3):
-        raise TypeError(f"explain takes one tensor (scores) or three (query, key, value), got {len(tensors)}")
-    for tensor in tensors:
-        check_tensors(tensors=tensor)
+    spec.require(parameters, explain)
     if len(tensors) == 1:
-        scores = tensors[0]
-        if scores.ndim < 1 or not scores.is_floating_point():
-            raise TypeError(f"scores must be floating-point, (..., keys), got {tuple(scores.shape)} of {scores.dtype}")
-        module = module_for(spec, mode, scores.shape[-1], parameters, scores.device)
-        if mode == "integer":  # in which modules take at least float32
-            return module.choose_integers(scores.to(torch.promote_types(scores.dtype, torch.float32)))[1]
-        return module.choose(scores)[1]
-    check_dimensions(*tensors)
-    tensors = tuple(x if x.ndim == 4 else x[(None,) * (4 - x.ndim)] for x in tensors)
-    query, key, value = autocast(*tensors) if mode == "float" else tensors
-    module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
-    if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
-        return only_torch(query.device, IS_TORCHS_OWN)
-    return choice_for_values(*choose(module, query, key, value), query, key, value)
+        if attn_mask is not None or dropout_p or is_causal or scale is not None:
+            raise TypeError("attn_mask, dropout_p, is_causal and scale are those of attention: pass query, key, value")
+        return _choice_of_rows(spec, tensors[0], mode, parameters)
+    if len(tensors) != 3:
+        raise TypeError(f"explain takes one tensor (scores) or three (query, key, value), got {len(tensors)}")
+    prepared = prepare(*tensors, spec, attn_mask, dropout_p, is_causal, scale, mode, parameters)
+    query, key, value, mask, _, factor, _, call, choice = prepared
+    return choice_for_values(call, choice, query, key, value, mask, is_causal, factor)
+
+
+def _choice_of_rows(spec: Spec, scores: Tensor, mode: str, parameters: Mapping[str, Any]) -> Choice:
+    import torch
+
+    from softmaxkit.kernels.attention import check_tensors
+    from softmaxkit.methods.base.numbers import module_for
+
+    check_tensors(tensors=scores)
+    if scores.ndim < 1 or not scores.is_floating_point():
+        raise TypeError(f"scores must be floating-point, (..., keys), got {tuple(scores.shape)} of {scores.dtype}")
+    module = module_for(spec, mode, scores.shape[-1], parameters, scores.device)
+    if mode == "integer":  # in which modules take at least float32
+        return module.choose_integers(scores.to(torch.promote_types(scores.dtype, torch.float32)))[1]
+    return module.choose(scores)[1]

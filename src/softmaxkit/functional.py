@@ -11,6 +11,7 @@ from softmaxkit.methods.base.spec import Spec, check_spec
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 
 def softmax(
@@ -34,7 +35,8 @@ def softmax(
     Raises:
         ValueError: the mask does not broadcast, or a required parameter (EXAQ's clip) is missing.
         IndexError: there is no such dimension.
-        TypeError: the scores are not floating-point, the mask is a number, or the method has no such parameter.
+        TypeError: the scores are not floating-point, the mask is a number, the dimension is not an integer, or the
+            method has no such parameter.
 
     Example:
         >>> softmaxkit.softmax(np.array([0.0, 1.0]), softmaxkit.Softermax(), mode="integer")
@@ -42,17 +44,21 @@ def softmax(
     """
     import torch
 
+    from softmaxkit.kernels.attention import check_whole_numbers
     from softmaxkit.methods.base.numbers import module_for, normalise_with
 
     check_spec(spec)
     spec.require(parameters, softmax)
+    check_whole_numbers(dim=dim)
     if type(mask) is int:  # torch.softmax takes dim without its name
         raise TypeError(f"the third argument is the mask, got {mask}; pass the dimension by name, dim={mask}")
     if not isinstance(scores, torch.Tensor):
         scores = np.asarray(scores)
-        if not np.issubdtype(scores.dtype, np.floating):
-            raise TypeError(f"scores must be floating-point, got {scores.dtype}; use spec.golden for integer codes")
-        tensors = [None if x is None else torch.from_numpy(np.ascontiguousarray(x)) for x in (scores, mask)]
+        if scores.dtype.kind != "f" or scores.dtype.itemsize > 8:
+            raise TypeError(
+                f"scores must be floating-point of up to 64 bits, got {scores.dtype}; use spec.golden for integer codes"
+            )
+        tensors = [None if x is None else _tensor(np.asarray(x)) for x in (scores, mask)]
         with torch.no_grad():
             return softmax(tensors[0], spec, tensors[1], dim, mode, **parameters).numpy()
     if scores.ndim < 1:
@@ -63,6 +69,13 @@ def softmax(
         )
     module = module_for(spec, mode, scores.shape[dim], parameters, scores.device)
     return normalise_with(module, parameters)(scores, mask, dim)
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Return an array as a tensor, of the same memory where torch can use it: writable, in the native byte order."""
+    import torch
+
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 class TopK(NamedTuple):
@@ -89,12 +102,15 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         a row that is all -inf, or contains NaN or +inf, therefore gives NaN.
 
     Raises:
-        TypeError: the logits are not floating-point.
+        TypeError: the logits are no floating-point tensor, or k or chunk is not an integer.
         ValueError: k or chunk is out of range, or the logits are a single number.
     """
+    from softmaxkit.kernels.attention import check_tensors, check_whole_numbers
     from softmaxkit.kernels.backends import pick
     from softmaxkit.kernels.operators import RowCall, topk
 
+    check_tensors(logits=logits)
+    check_whole_numbers(k=k, chunk=chunk)
     if logits.ndim < 1:
         raise ValueError("logits must have the shape (..., vocabulary), got a scalar")
     size = logits.shape[-1]

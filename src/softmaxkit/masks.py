@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+MASKED = -5e3
+"""Additive mask values at or below this mask a key; those above are a bias, as in ALiBi."""
+
+
+def attended_by(mask: Array) -> Array:
+    """Return a boolean mask, True where an additive one attends; NaN attends, so that it reaches the result."""
+    return ~(mask <= MASKED)
+
+
 def check_row(scores: ArrayLike, mask: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return the scores as float64 and the mask in their shape; a score of -inf counts as masked and becomes 0.
 

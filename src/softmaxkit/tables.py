@@ -28,6 +28,15 @@ def heads_of(*numbers: Any) -> int | None:
     return None
 
 
+def is_real(value: Any) -> bool:
+    """Return whether a value is a real number, a sequence or an array of them, or None."""
+    if isinstance(value, (list, tuple)):
+        return all(is_real(number) for number in value)
+    if hasattr(value, "dtype"):
+        return "complex" not in str(value.dtype)
+    return value is None or hasattr(value, "__float__")
+
+
 def per_head(value: Any, codes: Array) -> Any:
     """Make a per-head constant broadcast with codes of shape (..., heads, queries, keys); a single number is unchanged.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,6 +119,22 @@ def test_explain_takes_what_softmax_and_attention_take() -> None:
         softmaxkit.explain(Exact(), ROWS.int())
     with pytest.raises(ValueError, match=r"2, 3 or 4 dimensions, got \(20,\)"):
         softmaxkit.explain(Exact(), *[QUERY[0, 0, :, 0]] * 3)
+
+
+@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
+def test_explain_answers_for_the_arguments_of_attention() -> None:
+    operands, beta = [QUERY] * 3, torch.tensor(1.0, requires_grad=True)
+    explain = partial(softmaxkit.explain, Exaq(), *operands, clip=-4.0)
+    assert explain(is_causal=True, scale=-0.3).native
+    assert explain(attn_mask=torch.ones(20, 20, dtype=torch.bool)).native
+    assert "a bias is added" in reasons(explain(attn_mask=torch.ones(20, 20)))
+    assert "dropout" in reasons(explain(dropout_p=0.1))
+    assert "a scale of 3 exceeds" in reasons(explain(scale=3.0))
+    assert "no gradient" in reasons(softmaxkit.explain(ConSmax(), *operands, beta=beta, gamma=1.0))
+    with pytest.raises(TypeError, match="are those of attention: pass query, key, value"):
+        softmaxkit.explain(Exaq(), ROWS, clip=-4.0, is_causal=True)
+    with pytest.raises(ValueError, match="Exaq requires clip"):
+        softmaxkit.explain(Exaq(), *operands)
 
 
 @pytest.mark.parametrize("queries", [1, 20])

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax
+from softmaxkit.fused_attention.choice import choose
 from softmaxkit.kernels import backends, builds, cards
 
 pytest.importorskip("triton")
@@ -73,7 +74,9 @@ def test_dtypes_sizes_and_devices_that_there_is_no_kernel_for() -> None:
     query = on_card()
     with FAKE:
         elsewhere = query.cpu()
-    mixed = softmaxkit.explain(Exaq(), query, elsewhere, query, clip=-4.0)
+    with pytest.raises(ValueError, match="must be on one device, got cuda:0, cpu, cuda:0"):
+        softmaxkit.explain(Exaq(), query, elsewhere, query, clip=-4.0)
+    mixed = choose(Exaq().module(clip=-4.0), query, elsewhere, query)[1]  # as a model's layer calls it
     assert mixed.backend == "torch"
     assert "different devices" in mixed.refusals["triton"][0]
 
@@ -84,8 +87,6 @@ def test_transforms_and_a_bias_go_through_torch_and_dropout_does_not() -> None:
     with torch.autograd.forward_ad.dual_level():
         choice = softmaxkit.explain(spec, query, query, query, clip=-4.0)
     assert choice.refusals["triton"] == ["its kernel does not support forward-mode derivatives"]
-    from softmaxkit.fused_attention.choice import choose
-
     module = spec.module(clip=-4.0)
     assert "a bias" in choose(module, query, query, query, bias=True)[1].refusals["triton"][0]
     assert choose(module, query, query, query, dropout_p=0.1)[1].backend == "triton"

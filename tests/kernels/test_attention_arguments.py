@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -131,6 +132,31 @@ def test_masks(spec: Any) -> None:
     exact = spec.module(heads=2, **parameters)(by_hand) @ operands[2].double()
     result = softmaxkit.attention(*operands, spec, bias, **parameters)
     assert rms(result - exact.detach()) <= 1e-5 * rms(exact.detach())
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
+@pytest.mark.parametrize("mode", ["float", "integer"])
+def test_nan_in_an_additive_mask_reaches_the_result(spec: Any, mode: str) -> None:
+    query, mask = inputs(1, 2, 20, 16)[0], torch.zeros(20, 20)
+    mask[3, 5] = math.nan
+    result = softmaxkit.attention(query, query, query, spec, mask, mode=mode, **parameters_of(spec))
+    assert result[:, :, 3].isnan().all()
+    assert result[:, :, :3].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [torch.tensor(0.5), "a", [1.0]])
+def test_the_scale_is_a_number(scale: Any) -> None:
+    query = inputs(1, 2, 20, 16)[0]
+    cache = KeyValueCache(query, query)
+    for call in (
+        partial(softmaxkit.attention, query, query, query),
+        partial(softmaxkit.partial_attention, query, query, query),
+        partial(cache.attention, query[:, :, :1]),
+    ):
+        with pytest.raises(
+            TypeError, match=f"scale must be a number, got {type(scale).__name__}; multiply the queries"
+        ):
+            call(Exact(), scale=scale)
 
 
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])

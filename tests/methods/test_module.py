@@ -248,6 +248,18 @@ def test_one_call_equals_torch_softmax() -> None:
     assert np.allclose(softmaxkit.softmax([0.0, 0.0], BASELINE), 0.5)
 
 
+def test_arrays_of_any_layout_and_no_single_number() -> None:
+    scores = np.array([0.5, -1.0, 2.0])
+    expected, of_file = softmaxkit.softmax(scores, BASELINE), scores.copy()
+    of_file.flags.writeable = False
+    for array in (of_file, scores.astype(">f8"), np.stack([scores, scores], 1)[:, 0]):
+        assert (softmaxkit.softmax(array, BASELINE) == expected).all()
+    with pytest.raises(ValueError, match="got a scalar"):
+        softmaxkit.softmax(np.array(3.0), BASELINE)
+    with pytest.raises(TypeError, match="scores must be floating-point of up to 64 bits, got complex128"):
+        softmaxkit.softmax(scores * 1j, BASELINE)
+
+
 def test_numpy_masks_of_any_layout() -> None:
     mask = np.array([True, False, True, True])[::-1]
     assert np.allclose(softmaxkit.softmax(np.zeros(4), BASELINE, mask=mask), mask / 3)
@@ -276,5 +288,11 @@ def test_invalid_input_is_refused_with_a_remedy() -> None:
         getattr(softmaxkit, spec_class.__name__.upper())
     with pytest.raises(ValueError, match="mode must be 'float', 'integer' or 'fused', got 'int'"):
         BASELINE.module(mode="int")
+    for mode in ("fused", ["float"], None):
+        with pytest.raises(ValueError, match=r"mode must be 'float' or 'integer', got .*; 'fused' is a mode of"):
+            softmaxkit.softmax(scores, BASELINE, mode=mode)  # type: ignore[arg-type]
+    for dim in (1.0, None, (0, 1)):
+        with pytest.raises(TypeError, match="dim must be an integer, got"):
+            softmaxkit.softmax(scores, BASELINE, dim=dim)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no parameter 'other'"):
         softmaxkit.softmax(scores, BASELINE, other=-1.0)

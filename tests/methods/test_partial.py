@@ -96,6 +96,8 @@ def test_invalid_use_of_partial_states_is_refused(case: Case) -> None:
     for name in whole:
         with pytest.raises(ValueError, match=f"whole row.*{name}="):
             spec.partial(**case.parameters)
+        with pytest.raises(TypeError, match=f"{name} must be a tensor or an array.*, got float"):
+            spec.partial(**case.parameters, **{name: 1.0})
         other = spec.partial(**case.parameters, **{name: whole[name] + 1}).update(scores)
         with pytest.raises(ValueError, match="do not merge"):
             state.merge(other)
@@ -182,3 +184,8 @@ def test_topk_in_half_precision_and_invalid_k() -> None:
             softmax_topk(logits, k)
     with pytest.raises(ValueError, match=r"logits must have the shape \(..., vocabulary\), got a scalar"):
         softmax_topk(logits[0, 0], 1)
+    with pytest.raises(TypeError, match="logits must be a torch tensor, got list"):
+        softmax_topk([1.0, 2.0], 1)  # type: ignore[arg-type]
+    for wrong in ({"k": 1.5}, {"k": "2"}, {"k": 2, "chunk": 1.5}):
+        with pytest.raises(TypeError, match=r"(k|chunk) must be an integer, got"):
+            softmax_topk(logits, **wrong)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,16 @@ def test_unknown_parameters_are_refused(case: Case) -> None:
     for name, number in case.parameters.items():
         with pytest.raises(TypeError, match=f"no parameter '{name[:-1]}'; did you mean '{name}'"):
             softmaxkit.softmax(np.zeros(3), case.spec, **{**case.parameters, name[:-1]: number})
+
+
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.parameters], ids=str)
+@pytest.mark.parametrize("wrong", ["1", 1j, np.array(1j), [1.0, "2"], {}], ids=repr)
+def test_parameters_are_real_numbers(case: Case, wrong: Any) -> None:
+    for name in case.parameters:
+        parameters = {**case.parameters, name: wrong}
+        for call in (case.spec.constants, case.spec.module, partial(softmaxkit.softmax, np.zeros(3), case.spec)):
+            with pytest.raises(TypeError, match=f"{name} must be a real number, or one for each head, got"):
+                call(**parameters)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

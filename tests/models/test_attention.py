@@ -140,6 +140,14 @@ def test_additive_masks_of_any_magnitude_mask() -> None:
         assert torch.allclose(attention_forward(nn.Linear(1, 1), query, query, query, mask)[1], expected)
 
 
+def test_nan_in_an_additive_mask_reaches_the_result() -> None:
+    query, mask = torch.randn(1, 2, 3, 4), torch.zeros(3, 3)
+    mask[1, 2] = torch.nan
+    weights = attention_forward(nn.Linear(1, 1), query, query, query, mask)[1]
+    assert weights is not None
+    assert weights.isnan().any(-1).squeeze(0).tolist() == [[False, True, False]] * 2
+
+
 @torch.no_grad()
 def test_half_precision_models_get_the_hardware_integers() -> None:
     model = softmaxkit.apply(tiny_model("llama").bfloat16(), Exaq(bits=3), mode="integer", clip=-6.0)

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from softmaxkit.fused_attention.choice import choose, may_use_tiles
+from softmaxkit.fused_attention.prepared import prepare
 from softmaxkit.fused_attention.stripes import attend_by_stripes
-from softmaxkit.kernels.attention import AttentionCall, check_shapes, check_tensors, default_scale
+from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.native_attention import attend
-from softmaxkit.masks import expand_mask
-from softmaxkit.methods.base.numbers import attention_call_with, module_for, normalise_with
+from softmaxkit.methods.base.numbers import normalise_with
 from softmaxkit.methods.base.spec import Spec, check_spec
-
-Operand = TypeVar("Operand", bound=Tensor | Cached)
-
-MASKED = -5e3
-"""Additive mask values at or below this mask a key; those above are a bias, as in ALiBi."""
 
 
 def attention(
@@ -79,89 +72,20 @@ def attention(
     """
     check_spec(spec)
     spec.require(parameters, attention)
-    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
-    if mode == "float":
-        query, key, value = autocast(query, key, value)
-    _check(query, key, value, attn_mask, is_causal)
-    if not 0 <= dropout_p <= 1:
-        raise ValueError(f"dropout_p must be a probability from 0 to 1, got {dropout_p}")
-    if query.ndim < 4:
-        more = (None,) * (4 - query.ndim)
-        query, key, value = query[more], key[more], value[more]
-        batched = attention(
-            query, key, value, spec, attn_mask, dropout_p, is_causal, scale, enable_gqa, mode, **parameters
-        )
-        return batched[(0,) * len(more)]
-    check_shapes(query, key, value)
+    prepared = prepare(query, key, value, spec, attn_mask, dropout_p, is_causal, scale, mode, parameters)
+    dimensions = query.ndim
+    query, key, value, mask, bias, factor, module, call, choice = prepared
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
-    mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
-    scale = default_scale(query) if scale is None else scale
-    mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
-    module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
-    base = module.softmax_base if mode == "float" else None
-    if base is None or may_use_tiles(query):
-        learned = attention_call_with(module, parameters) if _learned(parameters) else None
-        call, choice = choose(module, query, key, value, bias is not None, dropout_p, scale, learned)
-        if call is not None and choice.kernel:
-            result = fused(call, choice, query, key, value, mask, is_causal, scale, dropout_p)
-            if result is not None:
-                return result
-    if base is not None:
-        return scaled_dot_product(base, query, key, value, mask, bias, dropout_p, is_causal, scale)
-    normalise = normalise_with(module, parameters)
-    return attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, scale)
-
-
-def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Operand, Operand]:
-    """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention; codes stay."""
-    kind = query.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-        return query, key, value
-    dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
-
-    def cast(x: Any) -> Any:
-        return x.to(dtype) if isinstance(x, Tensor) and x.dtype in narrow else x
-
-    return cast(query), cast(key), cast(value)
-
-
-def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-    if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
-        raise TypeError(
-            f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"
-        )
-    if not query.device == key.device == value.device:
-        raise ValueError(
-            f"query, key and value must be on one device, got {query.device}, {key.device}, {value.device}"
-        )
-    check_dimensions(query, key, value)
-    if is_causal and attn_mask is not None:
-        raise ValueError("is_causal cannot be combined with attn_mask; make the mask causal instead")
-    if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
-        raise TypeError(f"attn_mask must be boolean, True where attended, or floating, got {attn_mask.dtype}")
-
-
-def check_dimensions(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Check that all have 2, 3 or 4 dimensions.
-
-    Raises:
-        ValueError: they have not.
-    """
-    if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
-        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
-        raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
-
-
-def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Split a floating mask into a boolean mask and a bias; the bias is None if it is 0 everywhere."""
-    attended = ~(mask <= max(torch.finfo(mask.dtype).min / 2, MASKED))
-    bias = torch.where(attended, mask, 0.0)
-    return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
-
-
-def _learned(parameters: Mapping[str, Any]) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parameters.values())
+    result = None
+    if call is not None and choice.kernel:
+        result = fused(call, choice, query, key, value, mask, is_causal, factor, dropout_p)
+    if result is None and mode == "float" and module.softmax_base is not None:
+        result = scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, factor)
+    if result is None:
+        normalise = normalise_with(module, parameters)
+        result = attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, factor)
+    return result if dimensions == 4 else result[(0,) * (4 - dimensions)]
 
 
 def fused(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.call import attention, fused
 from softmaxkit.fused_attention.choice import choose
-from softmaxkit.kernels.attention import are_few, check_shapes, default_scale
+from softmaxkit.kernels.attention import are_few, attention_scale, check_shapes
 from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.numbers import module_for
@@ -76,7 +76,7 @@ def by_codes(
     if mode != "float" or not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
         return None
     module = module_for(spec, mode, keys.shape[2], parameters, query.device, query.shape[1])
-    factor = default_scale(query) if scale is None else scale
+    factor = attention_scale(query, scale)
     call, choice = choose(module, query, keys, values, scale=factor)
     if call is None or not choice.kernel or (choice.native and only_on_gpu):
         return None

@@ -21,7 +21,7 @@ from softmaxkit.fused_attention.pool_checks import (
     check_written,
 )
 from softmaxkit.fused_attention.pool_keys import PoolKeys
-from softmaxkit.kernels.attention import check_shapes, check_tensors
+from softmaxkit.kernels.attention import check_shapes, check_tensors, check_whole_numbers
 from softmaxkit.kernels.codes import Cached, ordinary
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -252,6 +252,8 @@ class PagedKeyValueCache:
                 fewer pages than the lengths require; another dtype or device.
         """
         check_tensors(query=query, block_tables=block_tables, seq_lens=seq_lens, attn_mask=attn_mask)
+        if max_seq_len is not None:
+            check_whole_numbers(max_seq_len=max_seq_len)
         if query.dtype != self.dtype or query.device != self.device:
             raise TypeError(
                 f"this pool requires queries in {self.dtype} on {self.device}, got {query.dtype} on {query.device}"

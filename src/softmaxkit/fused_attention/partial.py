@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.stripes import without_autocast
-from softmaxkit.kernels.attention import check_shapes, check_tensors, default_scale
+from softmaxkit.kernels.attention import attention_scale, check_shapes, check_tensors
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.partial import Partial
 from softmaxkit.methods.base.spec import Spec, check_spec
@@ -56,6 +56,6 @@ def partial_attention(
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     wide = torch.promote_types(query.dtype, torch.float32)
     with without_autocast(query.device):
-        scores = (query.to(wide) * (default_scale(query) if scale is None else scale)) @ key.to(wide).mT
+        scores = (query.to(wide) * attention_scale(query, scale)) @ key.to(wide).mT
         mask = None if attn_mask is None else expand_mask(attn_mask, tuple(scores.shape))
         return spec.partial(**parameters).update(scores, mask, value.to(wide))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.attention import check_tensors
+from softmaxkit.kernels.attention import check_tensors, check_whole_numbers
 from softmaxkit.kernels.codes import Cached, check_bits
 
 TOKENS_TOGETHER = 16
@@ -23,9 +22,8 @@ def check_sizes(sizes: Mapping[str, int], bits: int, dtype: torch.dtype) -> None
         ValueError: a size, the page or the bits are wrong.
         TypeError: a size is not an integer, or the dtype is not floating.
     """
+    check_whole_numbers(**sizes)
     for name, size in sizes.items():
-        if not isinstance(size, Integral):
-            raise TypeError(f"{name} must be an integer, got {size!r}")
         if size < 1:
             raise ValueError(f"{name} must be 1 or more, got {size}")
     if sizes["block_size"] % TOKENS_TOGETHER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, Self
 
 import torch
@@ -148,9 +149,17 @@ def float32_precision() -> str | None:
         return None
 
 
-def default_scale(query: Tensor) -> float:
-    """Return 1/sqrt(channels), or 1 if there are no channels."""
-    return float(max(query.shape[-1], 1) ** -0.5)
+def attention_scale(query: Tensor, scale: float | None) -> float:
+    """Return the factor of the scores: by default 1/sqrt(channels), or 1 if there are no channels.
+
+    Raises:
+        TypeError: the scale is not a number.
+    """
+    if scale is None:
+        return float(max(query.shape[-1], 1) ** -0.5)
+    if isinstance(scale, Tensor) or not hasattr(scale, "__float__"):
+        raise TypeError(f"scale must be a number, got {type(scale).__name__}; multiply the queries by a learned scale")
+    return scale
 
 
 def check_tensors(**given: object) -> None:
@@ -162,6 +171,17 @@ def check_tensors(**given: object) -> None:
     for name, argument in given.items():
         if not (argument is None or isinstance(argument, Tensor)):
             raise TypeError(f"{name} must be a torch tensor, got {type(argument).__name__}; pass torch.as_tensor of it")
+
+
+def check_whole_numbers(**given: object) -> None:
+    """Check that arguments are integers.
+
+    Raises:
+        TypeError: one is something else.
+    """
+    for name, argument in given.items():
+        if not isinstance(argument, (Integral, torch.SymInt)):
+            raise TypeError(f"{name} must be an integer, got {argument!r}")
 
 
 def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> None:

@@ -149,8 +149,6 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
             reasons.append(f"it supports {supported}, not {str(tensor.dtype).removeprefix('torch.')}")
         if name in NATIVE and not support.traceable and not _has_memory(tensor):
             reasons.append(f"it reads memory, of which a {type(tensor).__name__} has none")
-    if len({tensor.device for tensor in tensors}) > 1:
-        reasons.append("the tensors are on different devices")
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         if not support.differentiable:
             reasons.append("its kernel has no gradient, and a tensor requires one")

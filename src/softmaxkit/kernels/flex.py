@@ -16,7 +16,7 @@ from torch._dynamo import config as dynamo_config
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes
 from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.rows import check_offset
 from softmaxkit.masks import expand_mask
@@ -48,7 +48,7 @@ def attend(
         raise ValueError("pass either a mask or is_causal=True, not both")
     offset = offset.expand(query.shape[1])
     ceiling = (offset.detach() + call.log_limit).contiguous()
-    factor = default_scale(query) if scale is None else scale
+    factor = attention_scale(query, scale)
     blocks = _blocks(query, key, mask, is_causal)
     run = _run if query.device.type == "cpu" or torch.compiler.is_compiling() else _compiled()
     output, log_sums = run(query, key, value, ceiling, False, blocks, factor)

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, check_shapes, default_scale
+from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, attention_scale, check_shapes
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged
 from softmaxkit.kernels.launch import DTYPES, address, loaded, untraced
@@ -171,7 +171,7 @@ class _Operands:
         self.mask = None if mask is None else _mask(mask, query, key)
         self.dtype = query.dtype
         self.is_causal = is_causal
-        self.scale = default_scale(query) if scale is None else scale
+        self.scale = attention_scale(query, scale)
 
     def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
         """Run the kernel for many queries; or only quantise the operands, which raises TooCoarseError if need be."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.fused_attention.call import MASKED
 from softmaxkit.fused_attention.stripes import without_autocast
+from softmaxkit.masks import attended_by
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
 from softmaxkit.models.fused_path import fused_output, prefers_kernel, reasons_against_fused
@@ -143,7 +143,7 @@ def attention_forward(
         scores = scores + position_bias
     mask = attention_mask
     if mask is not None and mask.dtype != torch.bool:
-        scores, mask = scores + mask, mask > max(torch.finfo(mask.dtype).min / 2, MASKED)
+        scores, mask = scores + mask, attended_by(mask)
     if is_causal:
         mask = _causal_mask(query, key)
     if watcher is not None:

@@ -13,8 +13,9 @@ try:
 except ImportError:  # transformers before 5.1 passes output_attentions to every layer
     output_capturing = None  # type: ignore[assignment]
 
-from softmaxkit.fused_attention.call import autocast, fused, scaled_dot_product
+from softmaxkit.fused_attention.call import fused, scaled_dot_product
 from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose
+from softmaxkit.fused_attention.prepared import autocast
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall, are_few, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, are_few, attention_scale, check_shapes
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.operator import operator
@@ -71,7 +71,7 @@ def attend(
     assert lengths is None
     assert isinstance(key, Tensor)
     assert isinstance(value, Tensor)
-    factor = default_scale(query) if scale is None else scale
+    factor = attention_scale(query, scale)
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else None
     how = (call.clip, len(call.exponentials), call.log_limit, is_causal, factor, dropout)
     output, _, _ = attention(query, key, value, call.offset, mask, seed, *how)

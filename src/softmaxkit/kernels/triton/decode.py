@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall, check_shapes, default_scale
+from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes
 from softmaxkit.kernels.codes import CHANNELS_OF_STEP, Cached, Paged
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.decode_merge import decode_merge
@@ -85,7 +85,7 @@ def attend(
     steps = [x.steps if isinstance(x, Cached) else None for x in (key, value)]
     table = key.table if isinstance(key, Paged) else None
     channels = value.channels if isinstance(value, Cached) else value.shape[3]
-    factor = default_scale(query) if scale is None else scale
+    factor = attention_scale(query, scale)
     how = (key.shape[2], channels, call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
     asked, shift = query, None
     if isinstance(key, Cached):

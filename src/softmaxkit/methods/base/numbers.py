@@ -26,7 +26,12 @@ def module_for(
     """Return a frozen module with these numbers, or the initial ones for rows of `keys`; cached if they are plain.
 
     Without `heads`, the module has parameters per head if there are numbers per head.
+
+    Raises:
+        ValueError: the mode is not one of a function call.
     """
+    if mode not in ("float", "integer"):
+        raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
     all_numbers = {**spec.start(keys), **numbers}
     plain = all(isinstance(number, (int, float)) for number in all_numbers.values())

@@ -19,7 +19,7 @@ from softmaxkit.methods.base.metadata import Storage as Storage
 from softmaxkit.methods.base.metadata import Training as Training
 from softmaxkit.methods.base.partial import ElementPartial, Partial
 from softmaxkit.suggestions import arguments_of, suggestion
-from softmaxkit.tables import heads_of
+from softmaxkit.tables import heads_of, is_real
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -108,9 +108,12 @@ class Spec(EngineIntegers, Metadata):
         known: Sequence[str] | None = None,
         function: Callable[..., Any] | None = None,
     ) -> None:
-        """Raise TypeError for a parameter that is not in `known`, by default all, with the nearest known name.
+        """Check the names and the types of parameters.
 
-        If a `function` takes the parameters beside its own arguments, it is named, and these are known too.
+        Raises:
+            TypeError: a name is not in `known`, by default all parameters; the message has the nearest known name. If a
+                `function` takes the parameters beside its own arguments, it is named, and these are known too. Or a
+                value is neither real numbers nor None.
         """
         known = cls.parameters if known is None else known
         for name in parameters:
@@ -119,6 +122,8 @@ class Spec(EngineIntegers, Metadata):
                 where = "" if function is None else f"{function.__name__} with "
                 hint = suggestion(name, dict.fromkeys((*own, *known)), "known parameters are")
                 raise TypeError(f"{where}{cls.__name__} has no parameter {name!r}; {hint}")
+            if not is_real(parameters[name]):
+                raise TypeError(f"{name} must be a real number, or one for each head, got {parameters[name]!r}")
 
     @classmethod
     def _check_one_head(cls, parameters: Mapping[str, Any]) -> None:

@@ -39,12 +39,15 @@ class LevelPartial:
 
         Raises:
             ValueError: the clip or the maximum is missing.
+            TypeError: the maximum is not a tensor or an array.
         """
         if maximum is None:
             raise ValueError(
                 "levels of Exaq are relative to the maximum of the whole row, so pass the maximum over all parts: "
                 "spec.partial(clip=..., maximum=scores.amax(-1, keepdim=True))"
             )
+        if not hasattr(maximum, "dtype"):
+            raise TypeError(f"maximum must be a tensor or an array, (..., 1), got {type(maximum).__name__}")
         return cls(spec, required_clip(parameters), maximum)
 
     def update(self, scores: Array, mask: Array | None = None, values: Array | None = None) -> Self:

@@ -103,7 +103,7 @@ class Exaq(Spec):
 
     def exponentials(self, clip: float) -> list[float]:
         """Return exp at each level, the lowest first."""
-        return [math.exp(clip - clip * level / (self.levels - 1)) for level in range(self.levels)]
+        return [math.exp(clip * level / (self.levels - 1)) for level in reversed(range(self.levels))]
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax of the quantised `score - maximum`, with an exact exp, in float64.

@@ -1,0 +1,128 @@
+"""An attention's arguments, checked and brought into one form, and the back end that they choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choose, may_use_tiles
+from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes, check_tensors
+from softmaxkit.kernels.backends import Choice, only_torch
+from softmaxkit.kernels.codes import Cached
+from softmaxkit.masks import attended_by, expand_mask
+from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.numbers import attention_call_with, module_for
+from softmaxkit.methods.base.spec import Spec
+
+Operand = TypeVar("Operand", bound=Tensor | Cached)
+
+
+class Prepared(NamedTuple):
+    """What `prepare` returns: arguments of `attention`, with four dimensions and in the dtype of autocast.
+
+    Attributes:
+        query: (batch, heads, queries, channels).
+        key: (batch, key heads, keys, channels).
+        value: (batch, key heads, keys, value channels).
+        mask: boolean, (batch, heads, queries, keys), a view; or None.
+        bias: floating, of that shape; None if it is 0 everywhere.
+        scale: factor of the scores.
+        module: the method's module.
+        call: its fused attention, with the caller's parameters if they require gradients; None if there is none.
+        choice: the back end that runs it.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    bias: Tensor | None
+    scale: float
+    module: SoftmaxModule
+    call: AttentionCall | None
+    choice: Choice
+
+
+def prepare(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spec: Spec,
+    attn_mask: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    mode: str,
+    parameters: Mapping[str, Any],
+) -> Prepared:
+    """Check the arguments of `attention`, apart from the method and its parameters, and choose the back end.
+
+    Raises:
+        ValueError, TypeError: as `attention`.
+    """
+    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
+    if mode == "float":
+        query, key, value = autocast(query, key, value)
+    _check(query, key, value, attn_mask, is_causal)
+    if not 0 <= dropout_p <= 1:
+        raise ValueError(f"dropout_p must be a probability from 0 to 1, got {dropout_p}")
+    if query.ndim < 4:
+        more = (None,) * (4 - query.ndim)
+        query, key, value = query[more], key[more], value[more]
+    check_shapes(query, key, value)
+    mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
+    mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
+    factor = attention_scale(query, scale)
+    module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
+    call, choice = None, None
+    if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
+        choice = only_torch(query.device, IS_TORCHS_OWN)
+    else:
+        learned = attention_call_with(module, parameters) if _learned(parameters) else None
+        call, choice = choose(module, query, key, value, bias is not None, dropout_p, factor, learned)
+    return Prepared(query, key, value, mask, bias, factor, module, call, choice)
+
+
+def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Operand, Operand]:
+    """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention; codes stay."""
+    kind = query.device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return query, key, value
+    dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
+
+    def cast(x: Any) -> Any:
+        return x.to(dtype) if isinstance(x, Tensor) and x.dtype in narrow else x
+
+    return cast(query), cast(key), cast(value)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
+    if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
+        raise TypeError(
+            f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"
+        )
+    if not query.device == key.device == value.device:
+        raise ValueError(
+            f"query, key and value must be on one device, got {query.device}, {key.device}, {value.device}"
+        )
+    if not 2 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+        raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
+    if is_causal and attn_mask is not None:
+        raise ValueError("is_causal cannot be combined with attn_mask; make the mask causal instead")
+    if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
+        raise TypeError(f"attn_mask must be boolean, True where attended, or floating, got {attn_mask.dtype}")
+
+
+def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Split a floating mask into a boolean mask and a bias; the bias is None if it is 0 everywhere."""
+    attended = attended_by(mask)
+    bias = torch.where(attended, mask, 0.0)
+    return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
+
+
+def _learned(parameters: Mapping[str, Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parameters.values())
