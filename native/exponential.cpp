@@ -34,8 +34,9 @@ void exponential_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const La
                           uintptr_t sums) {
     const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
     const auto row = [=](const auto& scores, T* result, int64_t keys, const Place& place) {
-        reinterpret_cast<float*>(sums)[place.row] = exponential_backward_row(
-            scores, reinterpret_cast<const T*>(gradient) + place.to, result, keys, heads.of(place));
+        const double sum = exponential_backward_row(scores, reinterpret_cast<const T*>(gradient) + place.to, result,
+                                                    keys, heads.of(place));
+        reinterpret_cast<float*>(sums)[place.row] = static_cast<float>(sum);
     };
     run_rows<T, false>(from, to, mask, layout, threads, row);
 }

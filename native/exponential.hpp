@@ -46,21 +46,19 @@ void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t k
 // Whether it applies is decided by the score, since a rounded result may reach the limit from below. Returns the sum of
 // the gradient, whose negative is the gradient of the offset.
 template <class T, class Row>
-float exponential_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys,
+double exponential_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys,
                                const Exponential& exponential) {
     const Scores<T, false> g{gradient, nullptr};
     const Vector highest = exponential.highest_power();
     const float log_base = exponential.log2_base / log2e;
-    Chains sums = all_chains(0.0f);
-    sweep(keys, [&](int64_t key, auto chain, auto count) {
+    return row_sum(keys, [&](int64_t key, auto count) {
         const Vector exponent = scores(key, count) - exponential.offset;
         Vector result = exp2(smaller(highest, exponent * exponential.log2_base)) * g(key, count, 0.0f) * log_base;
         // The gradient is 0 for NaN, as in torch.clamp, and for masked keys even if g is infinite.
         replace(result, !(exponent <= exponential.highest && exponent > -infinity), 0.0f);
         put(to + key, result, count);
-        sums[chain] += result;
+        return result;
     });
-    return total(sums);
 }
 
 }  // namespace softmaxkit

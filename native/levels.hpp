@@ -67,9 +67,9 @@ SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& 
 #endif
 }
 
-inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials, float sum) {
+inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials, double sum) {
     std::array<float, 16> values;
-    const float scale = 1.0f / sum;
+    const float scale = 1.0f / static_cast<float>(sum);
     for (int level = 0; level < 16; ++level) values[level] = exponentials[level] * scale;
     return values;
 }
@@ -86,14 +86,12 @@ SOFTMAXKIT_INLINE Vector value_of(const Vector& score, float maximum, const Leve
 // A row in which some scores are masked, infinite or NaN.
 template <int count, class To, class Row>
 void levels_careful_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
-    Chains sums = all_chains(0.0f);
-    sweep(keys, [&](int64_t key, auto chain, auto size) {
+    const double sum = row_sum(keys, [&](int64_t key, auto size) {
         const Vector score = scores(key, size), distance = score - maximum;
         Vector value = value_of<count>(score, maximum, levels, levels.exponentials);
         replace(value, distance != distance, distance);
-        sums[chain] += value;
+        return value;
     });
-    const float sum = total(sums);
     if (sum != sum) return fill_invalid(scores, to, keys);
     const auto values = quotients(levels.exponentials, sum);
     sweep(keys, [&](int64_t key, auto, auto size) {
@@ -162,43 +160,49 @@ inline void write_64(__m512i bytes, const std::array<float, 16>& values, Streame
 
 // The sum of a row of finite scores. Calls keep(key, places) for every 64 keys, with their levels as bytes.
 template <int count, class Row, class Keep>
-float finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& levels, const Keep& keep) {
+double finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& levels, const Keep& keep) {
     const __m512 table = _mm512_loadu_ps(levels.exponentials.data());
-    int64_t key = 0, odd = 0, upper = 0, both = 0;
-    Vector sums = 0.0f;
-    for (; key + 64 <= keys; key += 64) {
-        __m512i whole[4];
-        const __m512i bytes = places_of_64<count>(scores, key, maximum, levels, whole);
-        keep(key, bytes);
-        if constexpr (count == 4) {
-            odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
-            upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
-            const __m512i three = _mm512_set1_epi8(level_bias + 3);
-            both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, three)));
-        } else {
-            for (int part = 0; part < 4; ++part) sums += Vector(_mm512_permutexvar_ps(whole[part], table));
+    const int64_t whole_keys = keys / 64 * 64;
+    int64_t odd = 0, upper = 0, both = 0;
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < whole_keys; begin += summed_together) {
+        Vector sums = 0.0f;
+        const int64_t end = std::min(begin + summed_together, whole_keys);
+        for (int64_t key = begin; key < end; key += 64) {
+            __m512i whole[4];
+            const __m512i bytes = places_of_64<count>(scores, key, maximum, levels, whole);
+            keep(key, bytes);
+            if constexpr (count == 4) {
+                odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
+                upper += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(2))));
+                const __m512i three = _mm512_set1_epi8(level_bias + 3);
+                both += std::popcount(static_cast<uint64_t>(_mm512_cmpeq_epi8_mask(bytes, three)));
+            } else {
+                for (int part = 0; part < 4; ++part) sums += Vector(_mm512_permutexvar_ps(whole[part], table));
+            }
         }
+        if constexpr (count > 4) sum += stdx::reduce(sums);
     }
-    float sum = 0.0f;
     if constexpr (count == 4) {
-        const auto& e = levels.exponentials;
-        sum = static_cast<float>(key - odd - upper + both) * e[0] + static_cast<float>(odd - both) * e[1] +
-              static_cast<float>(upper - both) * e[2] + static_cast<float>(both) * e[3];
+        const auto times = [&](int64_t number, int level) {
+            return static_cast<double>(number) * levels.exponentials[level];
+        };
+        sum = times(whole_keys - odd - upper + both, 0) + times(odd - both, 1) + times(upper - both, 2) + times(both, 3);
     }
-    const bool rest = key < keys;
-    for (; key < keys; key += width) {
+    Vector rest = 0.0f;
+    for (int64_t key = whole_keys; key < keys; key += width) {
         const int64_t size = std::min(width, keys - key);
         const __m512i places = places_of<count>(scores(key, size), maximum, levels);
-        sums += Vector(_mm512_maskz_permutexvar_ps(first(size), places, table));
+        rest += Vector(_mm512_maskz_permutexvar_ps(first(size), places, table));
     }
-    return count > 4 || rest ? sum + stdx::reduce(sums) : sum;
+    return whole_keys < keys ? sum + stdx::reduce(rest) : sum;
 }
 
 // A row of finite scores.
 template <int count, class To, class Row>
 void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, const Levels& levels) {
     uint8_t* places = scratch<uint8_t>(keys + 64);
-    const float sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t key, __m512i bytes) {
+    const double sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t key, __m512i bytes) {
         _mm512_storeu_si512(places + key, bytes);
     });
     const auto values = quotients(levels.exponentials, sum);

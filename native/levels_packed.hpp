@@ -55,7 +55,7 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
     if (!finite) return false;
     uint8_t* places = scratch<uint8_t>(keys + width);
 #if defined(__AVX512BW__)
-    const float sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t at, __m512i bytes) {
+    const double sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t at, __m512i bytes) {
         pack_64<count, T>(bytes, codes + at / codes_in_byte<count>);
     });
     const int64_t packed = keys / 64 * 64;
@@ -66,15 +66,13 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
     }
 #else
     const int64_t packed = 0;
-    Chains sums = all_chains(0.0f);
-    sweep(keys, [&, maximum = maximum](int64_t at, auto chain, auto size) {
+    const double sum = row_sum(keys, [&, maximum = maximum](int64_t at, auto size) {
         const Vector level = level_of<count>(scores(at, size) - maximum, levels);
         store_bytes(places + at, stdx::static_simd_cast<Integers>(level));
         Vector power = pick<count>(level, levels.exponentials);
         replace(power, scores(at, size) == -infinity, 0.0f);  // beyond the end
-        sums[chain] += power;
+        return power;
     });
-    const float sum = total(sums);
 #endif
     pack<count>(places + packed, keys - packed, codes + packed / codes_in_byte<count>);
     const auto values = quotients(levels.exponentials, sum);

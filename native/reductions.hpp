@@ -1,6 +1,7 @@
 // Reductions over a whole row that several kernels share: maximum, sum, and the result of an invalid row.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "access.hpp"
@@ -14,6 +15,23 @@ inline Chains all_chains(float value) {
 }
 
 inline float total(const Chains& sums) { return stdx::reduce((sums[0] + sums[1]) + (sums[2] + sums[3])); }
+
+// Keys whose terms are added up in float32; such sums are added up in float64, so that errors do not grow with the row.
+constexpr int64_t summed_together = 4096;
+
+// The sum of term(key, count) over the vectors of a row.
+template <class Term>
+SOFTMAXKIT_INLINE double row_sum(int64_t keys, const Term& term) {
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < keys; begin += summed_together) {
+        Chains sums = all_chains(0.0f);
+        sweep(std::min(summed_together, keys - begin), [&](int64_t key, auto chain, auto count) {
+            sums[chain] += term(begin + key, count);
+        });
+        sum += total(sums);
+    }
+    return sum;
+}
 
 inline float largest(const Chains& highest) {
     return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));

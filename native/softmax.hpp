@@ -23,11 +23,12 @@ struct Exponentials {
     float* values;
     Maximum* maxima;  // one for each block
     int64_t keys = 0;
-    float maximum = -infinity, sum = 0.0f;
+    float maximum = -infinity;
+    double sum = 0.0;
 
     float factor(int64_t begin) const {
-        if (keys <= block) return 1.0f / sum;
-        return std::exp2((maxima[begin / block].score - maximum) * log2e) / sum;
+        if (keys <= block) return static_cast<float>(1.0 / sum);
+        return static_cast<float>(std::exp2((maxima[begin / block].score - maximum) * log2e) / sum);
     }
 };
 
@@ -182,7 +183,7 @@ private:
         const int64_t end = std::min(begin + block, row.keys);
         const float largest = row_maximum(scores + begin, end - begin);
         if (largest > row.maximum) {
-            if (row.sum > 0.0f) row.sum *= std::exp2((row.maximum - largest) * log2e);
+            if (row.sum > 0.0) row.sum *= std::exp2((row.maximum - largest) * log2e);
             row.maximum = largest;
         }
         row.maxima[begin / block].score = row.maximum;
@@ -213,9 +214,9 @@ private:
 
     // Whether a row can be divided by its sum; otherwise writes the result, which is 0 if the row is fully masked.
     template <class To, class Row>
-    static bool is_valid(float sum, const Row& scores, To to, int64_t keys) {
-        if (sum > 0.0f) return true;
-        sum == 0.0f ? fill_zero(to, keys) : fill_invalid(scores, to, keys);
+    static bool is_valid(double sum, const Row& scores, To to, int64_t keys) {
+        if (sum > 0.0) return true;
+        sum == 0.0 ? fill_zero(to, keys) : fill_invalid(scores, to, keys);
         return false;
     }
 
@@ -231,11 +232,8 @@ private:
 template <class T>
 void softmax_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys) {
     const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
-    Chains sums = all_chains(0.0f);
-    sweep(keys, [&](int64_t key, auto chain, auto count) {
-        sums[chain] += p(key, count, 0.0f) * g(key, count, 0.0f);
-    });
-    const float mean = total(sums);
+    const auto product = [&](int64_t key, auto count) { return p(key, count, 0.0f) * g(key, count, 0.0f); };
+    const auto mean = static_cast<float>(row_sum(keys, product));
     sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, p(key, count) * (g(key, count) - mean), count); });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "reductions.hpp"
 
@@ -57,16 +58,16 @@ bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_
     constexpr int64_t block = 2048;  // stays in the first-level cache between the passes for its maximum and its sum
     Best best(k);
     float maximum = -infinity;
-    Chains sums = all_chains(0.0f);
+    double sum = 0.0;  // of blocks
     for (int64_t start = 0; start < size; start += block) {
         const int64_t length = std::min(block, size - start);
         const Scores<T, false> part{logits + start, nullptr};
         const float highest = row_maximum(part, length);
         if (highest > maximum) {
-            const Vector shrinks = exp2(Vector((maximum - highest) * log2e));
-            for (Vector& sum : sums) sum *= shrinks;
+            sum *= std::exp2((maximum - highest) * log2e);
             maximum = highest;
         }
+        Chains sums = all_chains(0.0f);
         const bool any_better = highest > best.least;
         sweep(length, [&](int64_t key, auto chain, auto count) {
             const Vector logit = part(key, count);
@@ -79,8 +80,8 @@ bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_
                 }
             }
         });
+        sum += total(sums);
     }
-    const float sum = total(sums);
     if (!(sum > 0.0f && sum < infinity && maximum < infinity)) return false;
     const std::vector<Candidate>& sorted = best.sorted();
     if (static_cast<int64_t>(sorted.size()) < k) return false;
@@ -90,8 +91,9 @@ bool topk_row(const T* logits, T* values, int64_t* indices, int64_t size, int64_
         indices[rank] = sorted[rank].index;
     }
     const Scores<float, false> scores{best_logits.data(), nullptr};
+    const float scale = 1.0f / static_cast<float>(sum);
     sweep(k, [&](int64_t key, auto, auto count) {
-        put(values + key, exp2((scores(key, count) - maximum) * log2e) / sum, count);
+        put(values + key, exp2((scores(key, count) - maximum) * log2e) * scale, count);
     });
     return true;
 }

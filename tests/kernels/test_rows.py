@@ -30,6 +30,28 @@ def reference(scores: Tensor, mask: Tensor | None = None) -> Tensor:
     return torch.where(mask, wide.masked_fill(~mask, -1e300).softmax(-1), 0.0) * mask.any(-1, keepdim=True)
 
 
+def test_sums_of_long_rows_are_those_of_float64() -> None:
+    """Sums of up to 4,096 float32 terms err by a rounding for each of the terms that a lane adds up, 256 or fewer.
+
+    A term errs by 4 roundings more: of the difference, of its product with log2(e), of 2^t and of a last product.
+    """
+    scores = torch.full((1, 2**20), 0.3)
+    scores[0, 7] = 2.0
+    gradient = torch.full_like(scores, 0.7)
+    tolerance = (4096 / 4 / 4 + 8) * 2.0**-24
+    truth = scores.double().softmax(-1)
+    for result in (rows.softmax(scores)[0, [7, 8]], rows.topk(scores, 2)[0][0]):
+        torch.testing.assert_close(result.double(), truth[0, [7, 8]], rtol=tolerance, atol=0.0)
+    offset = torch.tensor(0.5)
+    sums = rows.exponential_backward(scores, gradient, offset)[1].double()
+    torch.testing.assert_close(sums, ((scores.double() - 0.5).exp() * 0.7).sum(-1), rtol=tolerance, atol=0.0)
+    probabilities = torch.full_like(scores, 0.1)  # their products with 0.7 sum to less than 0.7 * 2^20 / 10
+    of_scores = rows.softmax_backward(probabilities, gradient).double()
+    p, g = float(probabilities[0, 0]), float(gradient[0, 0])
+    expected = torch.full_like(of_scores, p * (g - 2**20 * p * g))
+    torch.testing.assert_close(of_scores, expected, rtol=tolerance, atol=0.0)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_softmax_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.dtype) -> None:
