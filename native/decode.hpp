@@ -149,11 +149,7 @@ private:
             const Vector highest = of.highest_power();
             return all([&](const Vector& score) { return exp2(smaller(highest, (score - of.offset) * log2e)); });
         }
-        float highest = -infinity;
-        const int64_t first = part - part % chunks_;
-        for (int64_t other = first; other < first + chunks_; ++other) {
-            highest = std::max(highest, highest_.data()[other * rows_ + row]);
-        }
+        float highest = highest_of(part - part % chunks_, row);
         if (highest == -infinity) highest = 0.0f;  // fully masked: all weights are 0
         double sum = 0.0;
         with_count(how_.levels, [&](auto count) {
@@ -164,15 +160,28 @@ private:
         return sum;
     }
 
+    // The largest score of a row in all parts of its key head; -infinity if it is fully masked.
+    float highest_of(int64_t first_part, int64_t row) const {
+        float highest = -infinity;
+        for (int64_t part = first_part; part < first_part + chunks_; ++part) {
+            highest = std::max(highest, highest_.data()[part * rows_ + row]);
+        }
+        return highest;
+    }
+
     void merge(int64_t head, int64_t row) {
         const int64_t batch = head / shape_.key_heads, key_head = head % shape_.key_heads;
         float* to = token(result_, shape_.result, batch, queries_.head_of(key_head, row), row % shape_.queries);
         const int64_t first = head * chunks_, last = first + chunks_;
+        if (highest_of(first, row) == -infinity) {  // its totals may be NaN: other rows' values, infinite, times 0
+            std::fill_n(to, shape_.value_channels, 0.0f);
+            return;
+        }
         double sum = 0;
         for (int64_t part = first; part < last; ++part) {
             if (spans_[part].count > 0) sum += sums_.data()[part * rows_ + row];
         }
-        const double factor = how_.levels.count == 0 ? 1.0 : sum > 0 ? 1.0 / sum : 0.0;
+        const double factor = how_.levels.count == 0 ? 1.0 : 1.0 / sum;
         for (int64_t channel = 0; channel < shape_.value_channels; ++channel) {
             double total = 0;
             for (int64_t part = first; part < last; ++part) {

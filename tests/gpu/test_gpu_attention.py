@@ -167,6 +167,20 @@ def test_nothing_to_attend_to_and_nobody_who_attends(device: torch.device) -> No
     assert softmaxkit.attention(query[:, :, :0], key, value, spec, **numbers).shape == (1, 2, 0, 16)
 
 
+@pytest.mark.parametrize("queries", [2, 40])
+@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+def test_infinite_values_do_not_reach_a_query_that_attends_to_none(
+    spec: Spec, numbers: dict[str, Any], queries: int, device: torch.device
+) -> None:
+    query, key, value = (x.detach() for x in Case(queries=queries, keys=70).tensors(device))
+    value[:, :, 3] = torch.inf
+    mask = torch.ones(queries, 70, dtype=torch.bool, device=device)
+    mask[0] = False
+    result = softmaxkit.attention(query, key, value, spec, mask, **numbers)
+    assert (result[:, :, 0] == 0).all()
+    assert not result[:, :, 1:].isfinite().any()
+
+
 def test_levels_that_are_not_exponentials_are_refused(device: torch.device) -> None:
     from softmaxkit.kernels.triton.attention import attend
 

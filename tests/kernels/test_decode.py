@@ -180,6 +180,19 @@ def test_many_channels_fit_32_bits() -> None:
     assert torch.allclose(result, torch.full_like(result, 20 * math.exp(1e-4 * channels**0.5 - 1)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_infinite_values_do_not_reach_a_query_that_attends_to_none(dtype: torch.dtype, build: str) -> None:
+    case = Case(queries=2, keys=1300)
+    query, key, value = (x.to(dtype) for x in case.tensors())
+    value[:, :, 1100] = math.inf
+    attended = torch.ones(1, 1, 2, 1300, dtype=torch.bool)
+    attended[:, :, 0] = False
+    for spec in (ConSmax(), Exaq()):
+        result = attend([query, key, value], case, spec, attended)
+        assert (result[:, :, 0] == 0).all()
+        assert (result[:, :, 1] == math.inf).all()
+
+
 KINDS = ["float32", "bfloat16", "8 bits", "4 bits"]
 
 

@@ -159,6 +159,16 @@ def test_gradients_end_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (unclamped - exact_offset.grad).abs().min() > 0.1  # enough keys are at the limit to make a difference
 
 
+def test_infinite_values_do_not_reach_a_query_that_attends_to_none() -> None:
+    query, key, value = tensors()
+    value = value.index_fill(2, torch.tensor(3), math.inf)
+    mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool)
+    mask[0] = False
+    result = flex.attend(query, key, value, backends_call(torch.zeros(2)), mask)
+    assert (result[:, :, 0] == 0).all()
+    assert not result[:, :, 1:].isfinite().any()
+
+
 def backends_call(offset: Tensor) -> Any:
     from softmaxkit.kernels.attention import AttentionCall
 

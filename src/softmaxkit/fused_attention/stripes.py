@@ -62,5 +62,8 @@ def attend_by_stripes(
                 attended = torch.ones(count, shape[3], dtype=torch.bool, device=scores.device).tril(first)
             probabilities = functional.dropout(normalise(scores, attended), dropout_p)
             output = probabilities.reshape(batch, key_heads, together, shape[3]) @ value
-            outputs.append(output.reshape(batch, heads, count, value.shape[3]))
+            output = output.reshape(batch, heads, count, value.shape[3])
+            if attended is not None:  # for a fully masked query: 0 times an infinite value is NaN
+                output = torch.where(attended.any(-1, keepdim=True), output, 0.0)
+            outputs.append(output)
     return torch.cat(outputs, dim=2).to(dtype)

@@ -52,6 +52,8 @@ def attend(
     blocks = _blocks(query, key, mask, is_causal)
     run = _run if query.device.type == "cpu" or torch.compiler.is_compiling() else _compiled()
     output, log_sums = run(query, key, value, ceiling, False, blocks, factor)
+    if mask is not None:  # for a fully masked query: 0 times an infinite value is NaN
+        output = output.masked_fill(log_sums[..., None] == -torch.inf, 0.0)
     sums = torch.exp(log_sums - offset[:, None])[..., None]
     result = output * sums
     if offset.requires_grad and torch.is_grad_enabled():

@@ -61,7 +61,10 @@ def _gather(
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Accumulate the weighted values of keys `first` to `last` in `output`, and with levels the weights in `total`."""
+    """Accumulate the weighted values of keys `first` to `last` in `output`.
+
+    With levels or a mask, also accumulate the weights in `total`.
+    """
     for start in range(first, last, COLUMNS):
         keys_here = load_tile(
             key, key_tiles, key_row, key_column, start, stride_key, keys, CHECKED, DESCRIBED, COLUMNS, CHANNELS, WIDTH
@@ -74,7 +77,7 @@ def _gather(
                 mask, rows[:, None], columns[None, :], queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED
             )
             weights = tl.where(seen, weights, 0.0)
-        if LEVELS:
+        if LEVELS or MASKED:
             total += tl.sum(weights, 1)
         if DROPOUT:
             here = kept(seed, place, rows[:, None], columns[None, :], dropout)
@@ -165,6 +168,8 @@ def attention_forward(
         tl.store(total + row_place, sums, mask=rows < queries)
     else:
         result = result * tl.exp2(-lift)
+    if MASKED:  # for a fully masked query: 0 times an infinite value is NaN
+        result = tl.where((sums == 0.0)[:, None], 0.0, result)
     if DROPOUT:
         result = result / tl.maximum(1.0 - dropout, 1e-30)  # with a dropout of 1, 0 rather than 0 / 0
     output += batch * output_b + head * output_h

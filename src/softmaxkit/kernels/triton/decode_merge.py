@@ -30,9 +30,10 @@ def decode_merge(
         values = values * rescale[:, None]
         totals_here = totals_here * rescale
     result = tl.sum(values, 0)
+    total = tl.sum(totals_here, 0)
     if SOFTMAX or LEVELS:
-        total = tl.sum(totals_here, 0)
         result = result / tl.where(total == 0.0, 1.0, total)
+    result = tl.where(total == 0.0, 0.0, result)  # for a fully masked query: 0 times an infinite value is NaN
     if COUNTED:
         count = tl.load(lengths + row // rows_of_sequence)
         result = tl.where((count < 0) | (count > keys), float("nan"), result)

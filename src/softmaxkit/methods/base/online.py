@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.methods.base.partial import weigh
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class OnlineSoftmax:
             maximum = xp.max(scores, axis=-1, keepdims=True)
         power = xp.exp(scores - _finite(maximum))
         total = xp.sum(power, axis=-1, keepdims=True)
-        weighted = None if values is None else xp.matmul(power, _at_least_float32(values))
+        weighted = None if values is None else weigh(power, _widened(values))
         return self.merge(type(self)(maximum, total, weighted, self.base))
 
     def merge(self, other: Self) -> Self:
@@ -110,7 +111,7 @@ class OnlineSoftmax:
 
     def _to_e(self, scores: Array) -> Array:
         """Scale scores so that powers to base e equal those to `base`; at least float32."""
-        scores = _at_least_float32(scores)
+        scores = _widened(scores)
         return scores if self.base == math.e else scores * math.log(self.base)
 
 
@@ -120,6 +121,7 @@ def _finite(maximum: Array) -> Array:
     return xp.where(maximum == -xp.inf, xp.zeros_like(maximum), maximum)
 
 
-def _at_least_float32(values: Array) -> Array:
+def _widened(values: Array) -> Array:
+    """Return arrays of NumPy or torch in float32, or float64 as they are."""
     xp = array_namespace(values)
     return values if values.dtype == xp.float64 else xp.astype(values, xp.float32)

@@ -36,6 +36,21 @@ class Partial(Protocol):
         ...
 
 
+def weigh(weights: Array, values: Array) -> Array:
+    """Return `weights @ values`, with zeros for rows whose weights are all 0, where an infinite value would give NaN.
+
+    Args:
+        weights: floating-point, (..., keys).
+        values: (..., keys, channels), of the same dtype.
+
+    Returns:
+        (..., channels).
+    """
+    xp = array_namespace(weights)
+    weighted = xp.matmul(weights, values)
+    return xp.where(xp.any(weights != 0, axis=-1, keepdims=True), weighted, xp.zeros_like(weighted))
+
+
 @dataclass(frozen=True)
 class ElementPartial:
     """State of an element-wise method: the weighted sum of the values so far.
@@ -56,7 +71,7 @@ class ElementPartial:
             return self
         xp = array_namespace(scores)
         probabilities = self._probabilities(scores, mask)
-        weighted = xp.matmul(probabilities, xp.astype(values, probabilities.dtype))
+        weighted = weigh(probabilities, xp.astype(values, probabilities.dtype))
         return replace(self, weighted=weighted if self.weighted is None else self.weighted + weighted)
 
     def merge(self, other: Self) -> Self:

@@ -9,6 +9,7 @@ from array_api_compat import array_namespace
 
 from softmaxkit.formats import Array
 from softmaxkit.masks import broadcast_mask
+from softmaxkit.methods.base.partial import weigh
 from softmaxkit.methods.exaq.parameters import required_clip
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class LevelPartial:
         """
         xp = array_namespace(scores)
         power = self._exponentials(scores, mask)
-        weighted = None if values is None else xp.matmul(power, xp.astype(values, power.dtype))
+        weighted = None if values is None else weigh(power, xp.astype(values, power.dtype))
         return self.merge(replace(self, total=xp.sum(power, axis=-1, keepdims=True), weighted=weighted))
 
     def merge(self, other: Self) -> Self:
