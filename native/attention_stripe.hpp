@@ -175,9 +175,10 @@ private:
     template <bool summed>
     void weigh_rows(int plane, int64_t begin, int64_t end) {
         const Weights weights_of = of_.weights;
+        const int64_t of_plane = plane * plane_bytes();
         const auto one = [&](const Row& row, int64_t at, const uint16_t* from, uint8_t* to, Sums& sum) {
             const uint8_t* table = weights_of.of(row.resolution, plane) + at % Weights::variants * codes;
-            weigh<summed>(from, row.anchor, row.multiplier, table, visible(row, at), to, sum);
+            weigh<summed>(from, row.anchor, row.multiplier, table, visible(row, at), to + of_plane, sum);
         };
         Sums* sums = sums_.data() + plane * rows_.size();
 #if defined(SOFTMAXKIT_TILES)
@@ -185,7 +186,7 @@ private:
         const Row* rows = rows_.data();
         for (int64_t at = begin; at < end; ++at) {
             const uint16_t* from = scores(0, at);
-            uint8_t* to = weights(0, at - begin) + plane * plane_bytes();
+            uint8_t* to = weights(0, at - begin);
             for (int64_t row = 0; row < count; ++row, from += panel, to += panel) {
                 one(rows[row], at, from, to, sums[row]);
             }
@@ -195,7 +196,7 @@ private:
             const Row row = rows_[index];
             Sums sum = sums[index];
             for (int64_t at = begin; at < end; ++at) {
-                one(row, at, scores(index, at), weights(index, at - begin) + plane * plane_bytes(), sum);
+                one(row, at, scores(index, at), weights(index, at - begin), sum);
             }
             sums[index] = sum;
         }
