@@ -25,7 +25,7 @@ import triton
 from triton.compiler.errors import CompilationError
 
 from machine_code import SHARED_MEMORY, TENSOR_MEMORY, Compiled, compiling_for
-from softmaxkit.kernels.triton import attention, decode, launch, rows
+from softmaxkit.kernels.triton import attention, blocks, decode, rows
 from softmaxkit.kernels.triton import integers as table_integers
 
 BY_EXPONENTIAL = AttentionCall.by_exponential(torch.tensor(1.0), 1.0)
@@ -105,7 +105,7 @@ def check(compiled: list[Compiled], capability: int, spills: int = FRAME) -> Non
 )
 @pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS], ids=["exponential", "levels"])
 def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
+    monkeypatch.setattr(blocks, "shared_memory", lambda device: SHARED_MEMORY[capability])
     with compiling_for(capability) as compiled:
         attention_of(call, torch.bfloat16, 128, **how)()
     assert [kernel.name for kernel in compiled] == ["attention_forward", "queries_backward", "keys_backward"]
@@ -125,7 +125,7 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, mo
 def test_attention_of_every_size_and_dtype(
     call: AttentionCall, dtype: torch.dtype, channels: int, capability: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launch, "shared_memory", lambda device: SHARED_MEMORY[capability])
+    monkeypatch.setattr(blocks, "shared_memory", lambda device: SHARED_MEMORY[capability])
     with compiling_for(capability) as compiled:
         attention_of(call, dtype, channels, is_causal=True)()
     # Blocks were chosen for cards up to 9.0; for later ones the compiler keeps more of float32 with 256 channels.

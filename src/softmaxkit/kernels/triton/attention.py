@@ -15,17 +15,14 @@ from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
 from softmaxkit.kernels.triton.attention_forward import attention_forward
+from softmaxkit.kernels.triton.blocks import Blocks, blocks_for, forward_table, plan_for
 from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
-    Blocks,
-    blocks_for,
     check_levels,
-    forward_table,
     level_numbers,
     mask_bytes,
     offsets_of,
     on_device_of,
-    plan_for,
     precision,
     side_by_side,
     tiles_of,
