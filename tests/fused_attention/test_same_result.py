@@ -130,7 +130,7 @@ def test_ways_to_a_result_differ_by_no_more_than_both_err(
 @pytest.mark.parametrize("fault", ["factors", "lengths", "coarse"])
 def test_the_check_sees_what_goes_wrong(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if fault == "factors":  # outliers take the bits of all channels
-        for module in ("cache", "pool_keys"):
+        for module in ("stores", "pool_keys"):
             monkeypatch.setattr(f"softmaxkit.fused_attention.{module}.frame", lambda keys, bits: (None, None))
     elif fault == "lengths":  # a token of the sequence is not read
         inner = over_codes.fused

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.over_codes import attention_over_codes, checked_lengths
-from softmaxkit.fused_attention.watch import LATEST, Watch
+from softmaxkit.fused_attention.over_codes import attention_over_codes, check_queries, checked_lengths
+from softmaxkit.fused_attention.stores import KeyStore, Store
 from softmaxkit.kernels.attention import check_tensors
-from softmaxkit.kernels.codes import Cached, check_bits, encode, ordinary
-from softmaxkit.kernels.frame import FIRST_KEYS, frame
+from softmaxkit.kernels.codes import Cached, check_bits, ordinary
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
@@ -47,7 +45,7 @@ class KeyValueCache:
                 )
         self._dtype = keys.dtype
         self._length = 0
-        self._stores = [_KeyStore(keys[:, :, :0], bits), _Store(values[:, :, :0], bits)]
+        self._stores = [KeyStore(keys[:, :, :0], bits), Store(values[:, :, :0], bits)]
         self.append(keys, values)
 
     def __len__(self) -> int:
@@ -159,7 +157,7 @@ class KeyValueCache:
         tokens that a mask or `lengths` hides at either end of a sequence, and any 1,024 tokens that are all hidden.
 
         Args:
-            query: (batch, heads, queries, channels), in the dtype of the keys.
+            query: (batch, heads, queries, channels), in the dtype and on the device of the keys.
             spec: as in `attention`.
             attn_mask: as in `attention`.
             scale: as in `attention`.
@@ -172,91 +170,13 @@ class KeyValueCache:
             (batch, heads, queries, value channels), in the dtype of the queries.
 
         Raises:
-            ValueError, TypeError: as in `attention`; or invalid lengths.
+            ValueError, TypeError: as in `attention`; invalid lengths; queries in another dtype or on another device.
         """
         check_tensors(query=query, attn_mask=attn_mask, lengths=lengths)
+        check_queries(query, self._dtype, self._stores[0].held.device, "cache")
         check_spec(spec)
         spec.require(parameters, self.attention)
         if lengths is not None:
             lengths = checked_lengths(lengths, self._stores[0].held.shape[0])
         keys, values = self.codes
         return attention_over_codes(query, keys, values, self._dtype, spec, attn_mask, scale, lengths, mode, parameters)
-
-
-class _Store:
-    """Codes of tokens and their steps, with spare capacity."""
-
-    def __init__(self, none: Tensor, bits: int) -> None:
-        with torch.inference_mode(False):
-            self.held = encode(torch.empty_like(none), bits)
-
-    def encoded(self, first: int, tokens: Tensor) -> Cached:
-        """Return codes to put, of tokens that follow the first ones; the store stays as it is."""
-        return encode(tokens, self.held.bits, self.held.centre, self.held.factor)
-
-    def put(self, codes: Cached, last: int) -> None:
-        """Make these codes the last ones of a number of tokens."""
-        first = last - codes.shape[2]
-        if first == 0 or last > self.held.shape[2]:  # codes of another frame leave those that are in use alone
-            self._grow(first, 2 * last)
-        self.held = replace(self.held, centre=codes.centre, factor=codes.factor)
-        self.held.codes[:, :, first:last], self.held.steps[..., first:last] = codes.codes, codes.steps
-
-    def _grow(self, used: int, room: int) -> None:
-        codes, steps = self.held.codes, self.held.steps
-        wide = codes.new_empty(*codes.shape[:2], room, codes.shape[3]), steps.new_empty(*steps.shape[:3], room)
-        wide[0][:, :, :used], wide[1][..., :used] = codes[:, :, :used], steps[..., :used]
-        self.held = replace(self.held, codes=wide[0], steps=wide[1])
-
-    def select(self, sequences: Tensor) -> None:
-        with torch.inference_mode(False):
-            sequences = sequences.to(self.held.device)
-            codes, steps = (x.index_select(0, sequences) for x in (self.held.codes, self.held.steps))
-            centre, factor = (
-                None if x is None else x.index_select(0, sequences) for x in (self.held.centre, self.held.factor)
-            )
-            self.held = replace(self.held, codes=codes, steps=steps, centre=centre, factor=factor)
-
-    def cached(self, length: int) -> Cached:
-        return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])
-
-
-class _KeyStore(_Store):
-    """Codes of keys, whose frame is that of the first keys."""
-
-    def __init__(self, none: Tensor, bits: int) -> None:
-        super().__init__(none, bits)
-        self._first: Tensor | None = None
-        """The first keys as they came, and possibly some that were not put after them; None once they are many."""
-        self._watch = Watch()
-
-    def encoded(self, first: int, tokens: Tensor) -> Cached:
-        """Return codes to put; while the first keys are few, of all of them."""
-        if first == 0:
-            every = tokens
-        elif self._first is not None:
-            every = torch.cat([self._first[:, :, :first], tokens], 2)
-        else:
-            return super().encoded(first, tokens)
-        codes = encode(every, self.held.bits, *frame(every, self.held.bits))
-        self._first = every
-        return codes
-
-    def put(self, codes: Cached, last: int) -> None:
-        super().put(codes, last)
-        if codes.shape[2] == last:
-            self._watch = Watch()
-            self._first = self._first.clone() if self._first is not None and last < FIRST_KEYS else None
-        else:
-            latest = slice(max(0, last - LATEST), last)
-            self._watch.see(
-                codes.shape[2],
-                codes.device,
-                lambda: replace(self.held, codes=self.held.codes[:, :, latest], steps=self.held.steps[..., latest]),
-            )
-
-    def select(self, sequences: Tensor) -> None:
-        super().select(sequences)
-        if self._first is not None:
-            with torch.inference_mode(False):
-                self._first = self._first.index_select(0, sequences.to(self._first.device))

@@ -19,6 +19,25 @@ from softmaxkit.methods.base.spec import Spec
 HELD = "the tokens of the cache"
 
 
+def check_queries(query: Tensor, dtype: torch.dtype, device: torch.device, holder: str) -> None:
+    """Check that queries have the dtype and the device of a cache.
+
+    Args:
+        query: queries of any shape.
+        dtype: dtype of the keys before they were encoded.
+        device: device of the codes.
+        holder: what holds the codes, "cache" or "pool".
+
+    Raises:
+        TypeError: they have not.
+    """
+    if (query.dtype, query.device) != (dtype, device):
+        raise TypeError(
+            f"this {holder} requires queries in {dtype} on {device}, got {query.dtype} on {query.device}; convert them "
+            f'with query.to("{device}", {dtype})'
+        )
+
+
 def attention_over_codes(
     query: Tensor,
     keys: Cached,
@@ -31,19 +50,22 @@ def attention_over_codes(
     mode: str,
     parameters: Mapping[str, Any],
 ) -> Tensor:
-    """Compute attention as in `KeyValueCache.attention`, which describes the arguments.
+    """Compute `KeyValueCache.attention` of codes that are given.
 
     Args:
-        query: as there.
-        keys: codes of the cache.
-        values: codes of the cache.
+        query: (batch, heads, queries, channels).
+        keys: codes, (batch, key heads, tokens, channels).
+        values: codes, (batch, key heads, tokens, value channels).
         dtype: dtype to dequantise to if no kernel reads the codes.
-        spec: as there.
-        attn_mask: as there.
-        scale: as there.
-        lengths: integers, (batch,), 0 to the number of keys; or None.
-        mode: as there.
-        parameters: as there.
+        spec: the method.
+        attn_mask: as in `softmaxkit.attention`.
+        scale: as in `softmaxkit.attention`.
+        lengths: integers, (batch,): the number of first tokens that each sequence attends to; None for all.
+        mode: "float" or "integer".
+        parameters: the method's real parameters.
+
+    Raises:
+        ValueError, TypeError: as in `softmaxkit.attention`; or lengths are not 0 to the number of tokens.
     """
     check_shapes(query, keys, values)
     result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters)
@@ -69,7 +91,7 @@ def by_codes(
     parameters: Mapping[str, Any],
     only_on_gpu: bool = False,
 ) -> Tensor | None:
-    """Compute attention with a kernel that reads the codes, arguments as above; None if no kernel applies.
+    """Compute attention with a kernel that reads the codes, as `attention_over_codes`; None if no kernel applies.
 
     With `only_on_gpu`, native kernels do not apply: they do not check block tables.
     """

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.block_tables import checked_pages, unchecked_pages
-from softmaxkit.fused_attention.over_codes import are_read_by_kernel, attention_over_codes, by_codes, on_device
+from softmaxkit.fused_attention.over_codes import (
+    are_read_by_kernel,
+    attention_over_codes,
+    by_codes,
+    check_queries,
+    on_device,
+)
 from softmaxkit.fused_attention.pool import empty, encoded, slots_to_write, write
 from softmaxkit.fused_attention.pool_checks import (
     INTEGERS,
@@ -252,12 +258,9 @@ class PagedKeyValueCache:
                 fewer pages than the lengths require; another dtype or device.
         """
         check_tensors(query=query, block_tables=block_tables, seq_lens=seq_lens, attn_mask=attn_mask)
+        check_queries(query, self.dtype, self.device, "pool")
         if max_seq_len is not None:
             check_whole_numbers(max_seq_len=max_seq_len)
-        if query.dtype != self.dtype or query.device != self.device:
-            raise TypeError(
-                f"this pool requires queries in {self.dtype} on {self.device}, got {query.dtype} on {query.device}"
-            )
         if query.ndim == 3:
             one = self.attention(
                 query[:, :, None], spec, block_tables, seq_lens, attn_mask, scale, max_seq_len, mode, **parameters
