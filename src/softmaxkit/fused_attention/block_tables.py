@@ -22,11 +22,11 @@ def checked_pages(
         pool: keys and values.
         is_sound: boolean scalar, False after a write to invalid slots.
         block_tables: as in `PagedKeyValueCache.attention`.
-        seq_lens: as there.
-        max_seq_len: as there.
+        seq_lens: as in `PagedKeyValueCache.attention`.
+        max_seq_len: as in `PagedKeyValueCache.attention`.
 
     Raises:
-        ValueError, TypeError: as there; or the pool is not sound.
+        ValueError, TypeError: as in `PagedKeyValueCache.attention`; or the pool is not sound.
     """
     check_types(pool, block_tables, seq_lens)
     if not is_sound:
@@ -62,10 +62,10 @@ def unchecked_pages(
     Args:
         pool: keys and values.
         is_sound: as in `checked_pages`.
-        block_tables: as there.
-        seq_lens: as there.
+        block_tables: as in `PagedKeyValueCache.attention`.
+        seq_lens: as in `PagedKeyValueCache.attention`.
         mask: `attn_mask` of `PagedKeyValueCache.attention`.
-        max_seq_len: as there.
+        max_seq_len: as in `PagedKeyValueCache.attention`.
 
     Raises:
         ValueError, TypeError: shapes or dtypes do not fit.

@@ -38,7 +38,7 @@ def encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
         ValueError: as in `softmaxkit.kernels.codes.encode`.
     """
     try:
-        return encode(by_head(tokens), pool.bits, pool.centre, pool.factor)
+        return encode(heads_first(tokens), pool.bits, pool.centre, pool.factor)
     except ValueError as error:
         raise ValueError(f"{name} cannot be written: {error}") from None
 
@@ -63,6 +63,6 @@ def _pages_of(slots: Tensor, pool: Cached) -> tuple[Tensor, Tensor]:
     return slots // block_size, slots % block_size
 
 
-def by_head(tokens: Tensor) -> Tensor:
+def heads_first(tokens: Tensor) -> Tensor:
     """Transpose (tokens, heads, channels) to (1, heads, tokens, channels)."""
     return tokens.detach().transpose(0, 1)[None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.pool import by_head, encoded, read, write
+from softmaxkit.fused_attention.pool import encoded, heads_first, read, write
 from softmaxkit.fused_attention.watch import LATEST, Watch
 from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.codes import Cached
@@ -82,7 +82,7 @@ class PoolKeys:
                 self._first = self._first.copied(sources, targets, self.held.codes.shape[2])
 
     def _framed(self, keys: Tensor) -> Cached:
-        centre, factor = frame(by_head(keys).clone(), self.held.bits)
+        centre, factor = frame(heads_first(keys).clone(), self.held.bits)
         return replace(self.held, centre=centre, factor=factor)
 
     def _latest_keys(self) -> Cached:

@@ -226,8 +226,6 @@ def _inverse(steps: Tensor) -> Tensor:
 
 
 def _away_from_zero(values: Tensor) -> Tensor:
-    """Round float32 to bfloat16 away from zero, but never to infinity."""
-    bits = values.contiguous().view(torch.int32)
-    up = ((bits + 0xFFFF) & -0x10000).view(torch.float32)
-    rounded = torch.where(up.isfinite(), up, (bits & -0x10000).view(torch.float32))
+    """Round float32 to bfloat16 away from zero. NaN stays NaN; an eighth of a finite number stays finite."""
+    rounded = ((values.contiguous().view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)
     return torch.where(values.isnan(), torch.nan, rounded).to(torch.bfloat16)

@@ -98,10 +98,7 @@ def run(
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
         axes = "(..., queries, keys), as is_causal requires" if is_causal else "(..., keys)"
         raise ValueError(f"scores must be {axes}, got {tuple(scores.shape)}")
-    if mask is not None and (mask.dtype != torch.bool or mask.device != scores.device):
-        raise TypeError(
-            f"mask must be boolean, True where attended, on {scores.device}, got {mask.dtype} on {mask.device}"
-        )
+    masked = None if mask is None else _axes(readable_mask(mask, scores.shape, scores.device))
     result = empty(scores.shape, scores.dtype) if out is None else out
     if out is not None:
         _check_out(out, scores)
@@ -109,7 +106,6 @@ def run(
         return result
     source = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
     source = source if source.stride(-1) == 1 or source.shape[-1] == 1 else source.contiguous()
-    masked = None if mask is None else _mask(mask, scores)
     layout = kernels.Layout(
         list(source.shape[:-1]),
         list(source.stride()[:-1]),
@@ -123,6 +119,28 @@ def run(
     kernel = getattr(kernels, f"{name}_{DTYPES[scores.dtype]}")
     kernel(address(source), address(result), address(masked), layout, torch.get_num_threads(), *parameters)
     return result
+
+
+def check_boolean(mask: Tensor, device: torch.device) -> None:
+    """Check that a mask is boolean and on a device.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if mask.dtype != torch.bool or mask.device != device:
+        raise TypeError(f"mask must be boolean, True where attended, on {device}, got {mask.dtype} on {mask.device}")
+
+
+def readable_mask(mask: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return a mask in the shape of the scores as kernels read it: keys adjacent in memory, or one byte for all.
+
+    Raises:
+        TypeError: it is not boolean, or on another device.
+        ValueError: it does not broadcast to the shape.
+    """
+    check_boolean(mask, device)
+    wide: Tensor = expand_mask(mask, tuple(shape))
+    return wide if wide.stride(-1) in (0, 1) else wide.contiguous()
 
 
 def run_heads(
@@ -167,8 +185,3 @@ def _axes(values: Tensor) -> Tensor:
     if values.ndim <= AXES:
         return values.reshape((1,) * (AXES - values.ndim) + values.shape) if values.ndim < AXES else values
     return values.flatten(0, values.ndim - AXES)
-
-
-def _mask(mask: Tensor, scores: Tensor) -> Tensor:
-    wide = _axes(expand_mask(mask, tuple(scores.shape)))
-    return wide if wide.stride(-1) in (0, 1) else wide.contiguous()

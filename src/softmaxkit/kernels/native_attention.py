@@ -30,8 +30,7 @@ from torch import Tensor
 from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, attention_scale, check_shapes
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged
-from softmaxkit.kernels.launch import DTYPES, address, loaded, untraced
-from softmaxkit.masks import expand_mask
+from softmaxkit.kernels.launch import DTYPES, address, loaded, readable_mask, untraced
 
 SCORE_ERROR = 0.1
 """Largest accepted root mean square error of the scores in 8 bits, in nats, as expected for the worst head."""
@@ -168,7 +167,8 @@ class _Operands:
             self.table = key.table.contiguous()
             self.pages = [key.table.shape[1], key.codes.shape[2]]
         self.sizes = [*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:], value.shape[3]]
-        self.mask = None if mask is None else _mask(mask, query, key)
+        shape = (*query.shape[:3], key.shape[2])
+        self.mask = None if mask is None else readable_mask(mask, shape, query.device)
         self.dtype = query.dtype
         self.is_causal = is_causal
         self.scale = attention_scale(query, scale)
@@ -255,12 +255,3 @@ def _check(precision: Any) -> None:
     """Raise TooCoarseError if 8-bit products are too coarse. Errors of inputs that are not finite mean nothing."""
     if precision.finite and (reason := too_coarse(precision.scores, precision.values)):
         raise TooCoarseError(reason)
-
-
-def _mask(mask: Tensor, query: Tensor, key: Tensor | Cached) -> Tensor:
-    if mask.dtype != torch.bool or mask.device != query.device:
-        raise TypeError(
-            f"mask must be boolean, True where attended, on {query.device}, got {mask.dtype} on {mask.device}"
-        )
-    wide: Tensor = expand_mask(mask, (*query.shape[:3], key.shape[2]))
-    return wide if wide.stride(-1) in (0, 1) else wide.contiguous()
