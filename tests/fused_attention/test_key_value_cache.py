@@ -125,3 +125,13 @@ def test_integers_over_a_cache(queries: int) -> None:
     pool.reshape_and_cache(*[tokens[0].transpose(0, 1)] * 2, torch.arange(20))
     result = pool.attention(query, Exaq(), torch.tensor([[0, 1]]), torch.tensor([20]), **options)
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("queries", [1, 40])
+def test_queries_in_another_dtype_or_on_another_device_are_refused(queries: int) -> None:
+    tokens = torch.randn(1, 2, 50, 16)
+    cache, query = KeyValueCache(tokens, tokens), torch.randn(1, 2, queries, 16)
+    with pytest.raises(TypeError, match=r"in torch.float32 on cpu, got torch.bfloat16 on cpu; convert them with query"):
+        cache.attention(query.bfloat16(), Exaq(), clip=-5.0)
+    with pytest.raises(TypeError, match=r"requires queries in torch.float32 on cpu, got torch.float32 on meta"):
+        cache.attention(query.to("meta"), Exaq(), clip=-5.0)

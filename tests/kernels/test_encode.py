@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -138,3 +140,11 @@ def test_error_of_4_bits_compared_with_8() -> None:
     eight, four = ((encode(tokens, bits).decoded(torch.float32) - tokens).square().mean().sqrt() for bits in codes.BITS)
     assert 2**-4 / eight >= 10
     assert 2**-4 <= four <= 15 * eight
+
+
+def test_rounding_away_from_zero_gives_no_infinity() -> None:
+    """Steps are an eighth of a finite number, so the next bfloat16 is finite too."""
+    largest = torch.finfo(torch.float32).max
+    values = torch.tensor([largest / 8, -largest / 8, 1.0, 1.00001, -1.00001, 0.0, -0.0, 1e-45, math.nan])
+    expected = torch.tensor([2.0**125, -(2.0**125), 1.0, 1.0078125, -1.0078125, 0.0, -0.0, 9.2e-41, math.nan])
+    assert torch.equal(codes._away_from_zero(values).view(torch.int16), expected.bfloat16().view(torch.int16))
