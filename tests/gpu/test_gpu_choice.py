@@ -143,6 +143,7 @@ def test_the_interpreter_takes_the_cpu_and_nothing_else_does(monkeypatch: pytest
     assert "triton" not in softmaxkit.explain(ConSmax(), query, query, query, **NUMBERS).refusals
     assert not backends.interprets()
     monkeypatch.setenv(cards.INTERPRETER, "1")
+    backends.reset()
     if reason := cards.missing("triton"):
         pytest.skip(reason)
     assert backends.interprets()

@@ -179,12 +179,19 @@ def takes_cpu(name: str) -> bool:
 
     On the CPU, FlexAttention is torch's unfused reference, for checking what it computes.
     """
-    return interprets() if name == "triton" else os.environ.get(VARIABLE) == name
+    return _takes_cpu(name)
+
+
+@cache
+def _takes_cpu(name: str) -> bool:
+    if name == "triton":
+        return is_interpreted() and not unavailable(name)
+    return os.environ.get(VARIABLE) == name
 
 
 def interprets() -> bool:
     """Return whether Triton kernels run on the CPU, interpreted."""
-    return is_interpreted() and not unavailable("triton")
+    return takes_cpu("triton")
 
 
 def runs_on_gpu(device: torch.device) -> bool:
@@ -250,5 +257,5 @@ def native() -> ModuleType | None:
 
 def reset() -> None:
     """Clear the cached choice of the build, so that the environment is read again."""
-    for cached in (_unavailable, builds.objection, builds.objection_to_softmax, native):
+    for cached in (_unavailable, _takes_cpu, builds.objection, builds.objection_to_softmax, native):
         cached.cache_clear()
