@@ -191,7 +191,7 @@ def _takes_cpu(name: str) -> bool:
 
 def interprets() -> bool:
     """Return whether Triton kernels run on the CPU, interpreted."""
-    return takes_cpu("triton")
+    return bool(takes_cpu("triton"))
 
 
 def runs_on_gpu(device: torch.device) -> bool:
