@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ def test_results_are_measured_once(tmp_path: Path) -> None:
     assert len(calls) == 1
     resumed(tmp_path / "b", measure)
     assert len(calls) == 2
+
+
+def test_what_json_changes_is_the_same_both_times(tmp_path: Path) -> None:
+    def measure() -> list[dict[str, Any]]:
+        return [{"perplexity": math.inf, "shape": (2, 3), "by_bits": {4: 0.5}}]
+
+    kept = [{"perplexity": None, "shape": [2, 3], "by_bits": {"4": 0.5}}]
+    assert resumed(tmp_path, measure) == resumed(tmp_path, measure) == kept
 
 
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path: Path) -> None:

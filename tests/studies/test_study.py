@@ -13,6 +13,7 @@ from softmaxkit import ConSmax, Exact, Exaq
 from softmaxkit.models.trainer import Interrupted
 from softmaxkit.report.study import picture, render_study, shown, summary
 from softmaxkit.studies import options, preparation
+from softmaxkit.studies.compare import _over_seeds
 from softmaxkit.studies.config import read_study, study_names
 from softmaxkit.studies.grid import run_study
 
@@ -312,3 +313,20 @@ def test_methods_are_tables(value: str, tmp_path: Path) -> None:
     study.write_text(f'question = "?"\nmethods = {value}\n')
     with pytest.raises(ValueError, match=r"mine\.toml: methods must be"):
         read_study(str(study))
+
+
+def test_a_loss_that_was_not_finite_is_left_out_of_a_curve() -> None:
+    def result(method: str, losses: list[float | None]) -> dict[str, Any]:
+        training = {"held_out_step": [1, 2, 3], "held_out_loss_nats": losses}
+        return {"method": method, "variant": "", "seed": 0, "settings": {}, "series": {"training": training}}
+
+    results = [result("exact", [2.0, None, 1.0]), result("consmax", [None, 3.0, 1.5])]
+    (line,) = picture(results, {"x": "step", "y": "loss_change_percent"}, TITLES).data
+    assert (list(line.x), list(line.y)) == ([3], [50.0])
+
+
+def test_over_seeds_a_perplexity_that_overflows_has_no_mean() -> None:
+    of_seeds = [{"loss_nats": 2.0, "perplexity": 7.0}, {"loss_nats": 800.0, "perplexity": None}]
+    merged = _over_seeds(of_seeds, 0)
+    assert (merged["loss_nats"], merged["perplexity"]) == (401.0, None)
+    assert "perplexity_spread" not in merged

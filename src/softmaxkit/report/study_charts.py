@@ -149,9 +149,9 @@ def _curves(
         rival = next((other for other in trained if (other["method"], other["seed"], other["settings"]) == alike), None)
         if rival is None:  # the baseline's own training diverged
             continue
-        losses = dict(zip(*(rival["series"]["training"][key] for key in CURVE), strict=True))
+        losses = dict(_curve(rival))
         name = f"{titles[result['method']]} {setting(result['settings']) or result['variant']}".strip()
-        for step, loss in zip(*(result["series"]["training"][key] for key in CURVE), strict=True):
+        for step, loss in _curve(result):
             if step in losses:
                 curves.setdefault(name, {}).setdefault(step, []).append(100 * (loss / losses[step] - 1))
     return {
@@ -163,7 +163,11 @@ def _curves(
     }
 
 
-CURVE = ("held_out_step", "held_out_loss_nats")
+def _curve(result: Result) -> list[tuple[int, float]]:
+    """Return the steps of a training with their held-out losses, without those that were not finite."""
+    series = result["series"]["training"]
+    points = zip(series["held_out_step"], series["held_out_loss_nats"], strict=True)
+    return [(step, loss) for step, loss in points if loss is not None]
 
 
 def constants(results: Sequence[Result]) -> list[tuple[str, go.Figure]]:

@@ -82,6 +82,9 @@ def _over_seeds(results: Sequence[dict[str, Any]], first_seed: int) -> dict[str,
     if len(results) > 1:
         for key in (key for key in AVERAGED if key in merged):
             values = [result[key] for result in results]
+            if None in values:  # of a perplexity that overflows
+                merged[key] = None
+                continue
             merged[key], merged[f"{key}_spread"] = statistics.fmean(values), statistics.stdev(values)
     return merged
 

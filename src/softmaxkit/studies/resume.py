@@ -74,14 +74,14 @@ def resumed(
         OSError: the results cannot be written.
     """
     file = folder / RESULTS_FILE
-    if file.is_file():
-        stored: Results = read_json(file, "delete it, and its results are measured again")
-        return stored
-    try:
-        results = measure()
-    except FloatingPointError as error:
-        if diverged is None:
-            raise
-        results = diverged(error)
-    write_json(file, results)
-    return results
+    if not file.is_file():
+        try:
+            results = measure()
+        except FloatingPointError as error:
+            if diverged is None:
+                raise
+            results = diverged(error)
+        write_json(file, results)
+    # What was just measured is read back too: JSON has no infinity, and both times must give the same.
+    stored: Results = read_json(file, "delete it, and its results are measured again")
+    return stored
