@@ -101,14 +101,16 @@ def test_bits_by_layer(capsys: pytest.CaptureFixture[str], tmp_path: Path, text:
     model, record = tmp_path / "model", tmp_path / "record.json"
     assert run(capsys, "train", "exact", "--steps", 2, "--context", 8, "--text", text, "-o", model)[0] == 0
     options = ["--context", 8, "--text", text, "--batches", 1, "--json", record, "-o", tmp_path / "mixed"]
-    code, _, err = run(capsys, "calibrate", model, "exaq", "--mean-bits", 2.5, *options)
+    code, out, err = run(capsys, "calibrate", model, "exaq", "--mean-bits", 2.5, *options)
     assert code == 0, err
+    rows = [line.split() for line in out.splitlines() if ".attn" in line]
     results = json.loads(record.read_text())["results"]
     bits = [result["spec"]["bits"] for result in results]
     assert len(bits) == 4
     assert sum(bits) == 10
     assert all(result["statistics"]["spread"] > 0 for result in results)
-    assert "spread" in err
+    assert [int(row[2]) for row in rows] == bits
+    assert [float(row[6]) for row in rows] == [float(f"{result['calibration']['clip']:.3g}") for result in results]
     code, _, err = run(capsys, "calibrate", model, "softermax", "--mean-bits", 2.5, *options, "--overwrite")
     assert code == 2
     assert "--mean-bits needs a method with a choice of bits (exaq), as METHOD or in --spec" in err

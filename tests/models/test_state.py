@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exaq, Softermax, Spec
+from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.patch import layers, respecify
 
 TOKENS = torch.randint(0, 100, (4, 20), generator=torch.Generator().manual_seed(0))
@@ -128,3 +129,12 @@ def test_another_spec_of_the_method_keeps_learned_parameters() -> None:
     assert torch.equal(model(TOKENS).logits, before)
     softmaxkit.set_mode(softmaxkit.calibrate(model, [TOKENS]), "integer")
     assert (model(TOKENS).logits - before).abs().max() < 0.1 * before.abs().max()
+
+
+def test_calibration_keeps_what_it_may_have_to_undo_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    original = SoftmaxModule.unchanged_on_error
+    monkeypatch.setattr(SoftmaxModule, "unchanged_on_error", lambda self: (kept.append(self), original(self))[1])
+    model = softmaxkit.apply(tiny_model("gpt2"), softmaxkit.Exaq())
+    softmaxkit.calibrate(model, [torch.arange(20)[None]])
+    assert kept == [*softmaxkit.layers(model).values()]

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, note, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, write_record
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -76,14 +78,43 @@ def calibrate(
     options = CalibrationOptions(model, output, chosen, text, batches, context, mean_bits)
     with alone_in(output), stages() as stage:
         record = calibrate_model(options, command_line(), stage)
-    for result in record["results"]:
-        numbers = _text(result["calibration"] | result["statistics"])
-        note(f"{result['layer']}: {name_of(result)}: {numbers or 'nothing to calibrate'}")
+    results_console(json).print(_table(record["results"]))
     note(f"model: {output}")
     write_record(record, json)
 
 
-def _text(calibration: dict[str, Any]) -> str:
-    """Return the figures of a calibration as text, with four significant digits."""
-    lists = {key: value if isinstance(value, list) else [value] for key, value in calibration.items()}
-    return ", ".join(f"{key} {' '.join(f'{value:.4g}' for value in values)}" for key, values in lists.items())
+LOSSES = {
+    "saturated_scores_percent": "scores\nsaturated",
+    "row_sum_change_percent": "row sum\nchange",
+    "dead_probability_percent": "rounded\nto 0",
+}
+"""The statistics that the table shows, with their headings; the record has all."""
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    """Return a table with a row per layer: the calibrated numbers, and what integers lose."""
+    names = list(dict.fromkeys(map(name_of, results)))
+    mixed = len(names) > 1
+    numbers = list(dict.fromkeys(name for result in results for name in result["calibration"]))
+    table = Table(title=None if mixed else names[0], box=SIMPLE_HEAD)
+    for heading in ("layer", *(["method"] if mixed else [])):
+        table.add_column(heading, overflow="fold")
+    for heading in (*numbers, *LOSSES.values()):
+        table.add_column(heading, justify="right", overflow="fold")
+    for result in results:
+        statistics = result["statistics"]
+        table.add_row(
+            result["layer"],
+            *([name_of(result)] if mixed else []),
+            *(_range(result["calibration"].get(name)) for name in numbers),
+            *(f"{statistics[name]:.2g}%" if name in statistics else "–" for name in LOSSES),
+        )
+    return table
+
+
+def _range(value: float | list[float] | None) -> str:
+    """Return a calibrated number as text, or the range of those of a layer's heads."""
+    if value is None:
+        return "–"
+    values = value if isinstance(value, list | tuple) else [value]
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in (min(values), max(values))))

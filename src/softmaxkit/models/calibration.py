@@ -49,8 +49,8 @@ def calibrate(model: PreTrainedModel, batches: Iterable[Batch]) -> PreTrainedMod
     """
     modules = active_layers(model)
     magnitudes = {name: Magnitudes() for name, module in modules.items() if may_saturate(module)}
-    with _all_or_none(modules.values()):
-        results = observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
+    results = observe(model, {name: module.calibrator() for name, module in modules.items()}, batches, magnitudes)
+    with _adopted(modules, results):
         report(modules, magnitudes, {name for name, values in results.items() if "scale" in values})
     return model
 
@@ -70,12 +70,13 @@ def convert(model: PreTrainedModel, batches: Iterable[Batch], fold: bool = True)
         TypeError, ValueError: as `calibrate`.
     """
     batches = list(batches)
-    converters = {name: module.converter() for name, module in active_layers(model).items()}
+    modules = active_layers(model)
+    converters = {name: module.converter() for name, module in modules.items()}
     if fold and batches and any(converters.values()):
         with suppress(UnsupportedError):
             fold_log_sums(model, [inputs_of(batch) for batch in batches])
-    observe(model, converters, batches)
-    return model
+    with _adopted(modules, observe(model, converters, batches)):
+        return model
 
 
 def observe(
@@ -84,7 +85,7 @@ def observe(
     batches: Iterable[Batch],
     magnitudes: Mapping[str, Magnitudes] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Run batches while calibrators observe the layers; adopt their results only if every layer can.
+    """Run batches while calibrators observe the layers, and return their results, which nothing adopts yet.
 
     Args:
         model: a model with methods in it.
@@ -123,18 +124,17 @@ def observe(
             results[name] = calibrator.finish()
         except ValueError as error:
             raise ValueError(f"layer {name}: {error}") from None
-    with _all_or_none(modules.values()):
-        for name, values in results.items():
-            modules[name].adopt(values)
     return results
 
 
 @contextmanager
-def _all_or_none(modules: Iterable[SoftmaxModule]) -> Iterator[None]:
-    """Undo what any of the modules adopted if the block raises, e.g. since another cannot, or a warning is an error."""
+def _adopted(modules: Mapping[str, SoftmaxModule], results: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+    """Let modules adopt their results, all or none: undone if one cannot, or if the block raises, as of a warning."""
     with ExitStack() as stack:
-        for module in modules:
+        for module in modules.values():
             stack.enter_context(module.unchanged_on_error())
+        for name, values in results.items():
+            modules[name].adopt(values)
         yield
 
 
