@@ -245,7 +245,7 @@ def test_options_of_a_head_without_a_model_are_refused(
 @pytest.mark.parametrize(
     ("verb", "after", "text"),
     [
-        ("claims", "softmaxkit.studies.claims.judge_claims", "nothing was written"),
+        ("claims", "softmaxkit.studies.claims.judge_claims", "the same command starts again, and no file is left half"),
         ("synth", "softmaxkit.flow.synthesize.chosen_library", "finished results are kept, and the same command"),
     ],
 )

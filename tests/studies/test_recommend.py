@@ -161,8 +161,42 @@ def test_the_standard_error_is_that_of_the_changes_of_tokens() -> None:
     search, spec = Search(SimpleNamespace(baseline=baseline)), softmaxkit.Exaq()  # type: ignore[arg-type]
     search.figures[spec] = baseline + torch.tensor([0.1, 0.2, 0.3, 0.4])
     assert search.standard_error(spec) == pytest.approx(100 * 0.12910 / 2 / 2.5, rel=1e-4)
+    search.figures[spec] = baseline.clone()
+    assert search.standard_error(spec) is None  # compared with itself
+    search.figures[spec] = baseline[:1] + 0.1
     search.yardstick = SimpleNamespace(baseline=baseline[:1])  # type: ignore[assignment]
     assert search.standard_error(spec) is None
+
+
+def test_finished_methods_are_not_searched_again(
+    model: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = model
+    words = ["recommend", str(folder), "--context", "32", "--no-synth", "--loss", "50", "-o", str(tmp_path / "specs")]
+    words += ["--method", "exaq", "--method", "softermax", "--json", str(tmp_path / "record.json")]
+    searched: list[str] = []
+    allowed = 1
+
+    def search(_: Any, spec: Spec, *rest: Any) -> tuple[Spec, list[Any]]:
+        if len(searched) == allowed:
+            raise KeyboardInterrupt
+        searched.append(spec.method)
+        return narrowest(_, spec, *rest)
+
+    monkeypatch.setattr("softmaxkit.studies.recommend.narrowest", search)
+    assert main([*words, "--text", str(text)]) == 130
+    assert "finished results are kept, and the same command continues" in capsys.readouterr().err
+    (tmp_path / "specs" / "exaq.json").unlink()
+    allowed = 2
+    assert main([*words, "--text", str(text)]) == 0
+    assert searched == ["exaq", "softermax"]
+    record = json.loads((tmp_path / "record.json").read_text())
+    for result in record["results"]:
+        assert json.loads(Path(result["spec_file"]).read_text()) == result["spec"]
+    allowed = 4
+    text.write_text(text.read_text() + "more")
+    assert main([*words, "--text", str(text)]) == 0
+    assert len(searched) == 4
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ STOPPED = 130
 TRAINING = ("compare", "train", "study", "tasks")
 """Verbs that train, and can therefore use several processes."""
 
-CONTINUING = (*TRAINING, "synth")
-"""Verbs that keep finished parts of their work; the others write all results at the end."""
+CONTINUING = (*TRAINING, "recommend", "synth")
+"""Verbs that keep finished parts of their work, and take them up again."""
 
 
 def _version(requested: bool) -> None:
@@ -118,7 +118,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         verb = next(iter(sys.argv[1:] if arguments is None else arguments), "")
         kept = "finished results are kept, and the same command continues from there"
-        return _fail(f"stopped; {kept if verb in CONTINUING else 'nothing was written'}", STOPPED)
+        lost = "the same command starts again, and no file is left half written"
+        return _fail(f"stopped; {kept if verb in CONTINUING else lost}", STOPPED)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         message = error.format_message() if hasattr(error, "format_message") else str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from softmaxkit.models.patch import apply, layers, restore
 from softmaxkit.record import make_record, make_result
 from softmaxkit.studies.model_cost import cost_of_scores
 from softmaxkit.studies.progress import Progress, Say, Stage
+from softmaxkit.studies.resume import Results, result_folder, resumed
 from softmaxkit.studies.yardsticks import Yardstick, on_task, on_text
 
 
@@ -35,7 +37,7 @@ class RecommendOptions:
         context: tokens per window, which is the row length.
         windows: number of held-out windows to measure.
         task: a similarity task, on which an encoder is measured instead of a text.
-        folder: folder for the spec files.
+        folder: folder for the spec files and finished results.
         synthesize: also determine area and energy of each unit.
     """
 
@@ -70,11 +72,14 @@ class Search:
         return self.yardstick.worse(float(self.figures[spec].mean()), float(self.yardstick.baseline.mean()))
 
     def standard_error(self, spec: Spec) -> float | None:
-        """Return the standard error of the change of the loss over the tokens, in percent; None for a task."""
+        """Return the standard error of the change of the loss over the tokens, in percent.
+
+        None for a task, and if no token's loss changes, as when exact softmax is compared with itself.
+        """
         baseline = self.yardstick.baseline
-        if baseline.numel() < 2:
-            return None
         difference = self.figures[spec] - baseline
+        if baseline.numel() < 2 or not difference.any():
+            return None
         return float(100 * difference.std() / difference.numel() ** 0.5 / baseline.mean())
 
     def holds(self, spec: Spec, budget: float) -> bool:
@@ -102,6 +107,8 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
     The search starts from the method's widest spec and measures in integers, always on the same windows. Each decision
     is kept for the following ones, so that the final spec of each method was measured as a whole.
 
+    The results of finished methods are kept in the folder, so that a search that was stopped resumes where it was.
+
     Args:
         options: what to search.
         command: the command line, for the record.
@@ -125,20 +132,23 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
     else:
         yardstick = on_text(options.model, options.text, options.context, options.windows)
     search = Search(yardstick)
-    results = []
+    key = [options.budget, options.synthesize, str(options.folder), yardstick.inputs, *yardstick.contents]
+    results: Results = []
     for method in options.methods:
         widest = method.widest(options.context)
         if widest is None:
             say(f"{method.title} is skipped: a model has to be trained for it; see softmaxkit compare --steps")
             continue
-        results.append(_result(search, widest, options, stage, say))
+        folder = result_folder(options.folder / "finished", method.method, widest.to_json(), *key)
+        results += resumed(folder, partial(_result, search, widest, options, stage, say))
+        write_json(Path(results[-1]["spec_file"]), results[-1]["spec"])
     results.sort(key=lambda result: (not result["holds"], result.get("energy_pj_per_element", 0.0)))
     inputs = {"budget": options.budget, f"baseline_{yardstick.figure}": float(yardstick.baseline.mean())}
     return make_record(command, 0, yardstick.inputs | inputs, results)
 
 
-def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stage, say: Say) -> dict[str, Any]:
-    """Return the result of one method, and write its spec."""
+def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stage, say: Say) -> Results:
+    """Return the result of one method."""
     progress = stage(f"search {widest.title}")
     spec, steps = narrowest(search, widest, options.budget, progress)
     for step in steps:
@@ -149,19 +159,18 @@ def _result(search: Search, widest: Spec, options: RecommendOptions, stage: Stag
         search.put_in(spec)
         scores = real_scores(yardstick.model, yardstick.sample)
         costs = cost_of_scores(scores, stage(f"synthesise {spec.name}"))
-    file = options.folder / f"{spec.method}.json"
-    write_json(file, spec.to_json())
-    return make_result(
+    result = make_result(
         spec,
         "integer",
         holds=search.holds(spec, options.budget),
         **{yardstick.figure: float(search.figures[spec].mean())},
         **{"loss_change_percent" if options.task is None else "change_points": change},
         **({} if error is None else {"loss_change_standard_error_percent": error}),
-        spec_file=str(file),
+        spec_file=str(options.folder / f"{spec.method}.json"),
         steps=steps,
         **costs,
     )
+    return [result]
 
 
 def narrowest(search: Search, spec: Spec, budget: float, progress: Progress) -> tuple[Spec, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from softmaxkit.models.evaluation import token_losses
 from softmaxkit.models.fine_tuning import calibration_batches, read_encoder, tokens_at_most
 from softmaxkit.models.patch import restore
-from softmaxkit.models.pretrained import read_pretrained
+from softmaxkit.models.pretrained import fingerprint, read_pretrained
 from softmaxkit.models.running import to_default_device
 from softmaxkit.models.task_evaluation import measure
 from softmaxkit.models.tasks import read_task
@@ -37,6 +37,7 @@ class Yardstick:
         worse: returns how much worse a first figure is than a second, in percent of the second or in points.
         sample: token ids, (1, tokens), whose scores are the stimulus of a unit.
         inputs: inputs of the record.
+        contents: what identifies the model and the data further, as JSON values.
     """
 
     model: PreTrainedModel
@@ -47,6 +48,7 @@ class Yardstick:
     worse: Callable[[float, float], float]
     sample: torch.Tensor
     inputs: dict[str, Any]
+    contents: Sequence[Any]
 
 
 def on_text(name: str, text: Any, context: int, windows: int) -> Yardstick:
@@ -74,6 +76,7 @@ def on_text(name: str, text: Any, context: int, windows: int) -> Yardstick:
         lambda loss, exact: 100 * (loss / exact - 1),
         held_out[:1],
         {"text": corpus.describe(), "model": {"name": name}, "context": context, "windows": len(held_out)},
+        [fingerprint(name)],
     )
 
 
@@ -113,4 +116,5 @@ def on_task(name: str, source: str, context: int) -> Yardstick:
         lambda points, exact: exact - points,
         torch.nn.functional.pad(longest, (0, 1)),
         inputs,
+        [fingerprint(name), task.train, task.held_out],
     )
