@@ -114,6 +114,20 @@ def test_wrong_arguments_get_one_line_and_exit_code_2(
     assert "Traceback" not in err
 
 
+def test_a_model_that_can_only_be_on_the_hub_is_announced(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a network, the search takes half a minute."""
+    monkeypatch.setattr("softmaxkit.studies.evaluation.read_pretrained", lambda *_: pytest.fail("not announced"))
+    with pytest.raises(pytest.fail.Exception):
+        run(capsys, "evaluate", "owner/name")
+    assert "there is no owner/name here, so it is looked for on the Hugging Face hub" in capsys.readouterr().err
+    for local in ("smollm2", str(tmp_path)):
+        with pytest.raises(pytest.fail.Exception):
+            run(capsys, "evaluate", local)
+        assert "hub" not in capsys.readouterr().err
+
+
 def test_no_verb_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys)
     assert code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -246,10 +247,14 @@ def test_no_number_is_cut_and_no_row_repeated(tmp_path: Path) -> None:
 
 
 def test_parts_without_records_are_named_once_per_command(tmp_path: Path) -> None:
-    (tmp_path / "accelerator").mkdir()
-    chosen = results(EDGE, specs=[SOFTERMAX], pipelines=None, records=tmp_path)
+    records = tmp_path / "a folder; run or not"
+    (records / "accelerator").mkdir(parents=True)
+    chosen = results(EDGE, specs=[SOFTERMAX], pipelines=None, records=records)
     lines = [line for line in energy_lines(chosen) if line.startswith("no total energy: ")]
-    assert len(lines) == len({line.split("; run ")[1] for line in lines}) < 5
+    commands = {missing["command"] for result in chosen for missing in result["without_energy"]}
+    assert len(lines) == len(commands) < 5
+    assert all(any(line.endswith(f"; run {command}") for line in lines) for command in commands)
+    assert all(Path(shlex.split(command)[-1]).parent == records / "accelerator" for command in commands)
     assert any("QK array" in line and "PV array" in line for line in lines)
 
 

@@ -22,6 +22,7 @@ from softmaxkit.cli.options import (
     TextOption,
     chosen_specs,
     given,
+    model_name,
     refuse,
     with_gguf,
 )
@@ -53,6 +54,7 @@ def bench(
     model: Annotated[
         str | None,
         typer.Option(
+            callback=model_name,
             help="Measure a whole language model: a folder, hub name or GGUF file; or smollm2, if installed.",
             show_default=False,
         ),

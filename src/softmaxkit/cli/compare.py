@@ -22,6 +22,7 @@ from softmaxkit.cli.options import (
     WindowsOption,
     chosen_recipe,
     chosen_specs,
+    model_name,
     output_file,
     output_folder,
     with_gguf,
@@ -41,6 +42,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="NAME_OR_PATH",
+            callback=model_name,
             help="A pretrained causal language model: a folder, hub name or GGUF file; or smollm2, if installed.",
             show_default="train a small byte-level GPT",
         ),

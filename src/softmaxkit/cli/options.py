@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from softmaxkit.cli.console import note
 from softmaxkit.methods import ALL_METHODS, METHODS, RIVALS, method_class
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.recipe import FINE_TUNING_RATE, Recipe
@@ -48,9 +49,31 @@ SpecsOption = Annotated[
     list[Path] | None,
     typer.Option("--spec", metavar="FILE", help="Measure the spec in this JSON file. Repeatable.", show_default=False),
 ]
+
+
+def model_name(name: str | None) -> str | None:
+    """Return the name of a model; if it can only be on the hub, first say that it is looked for there.
+
+    Without a network, that takes half a minute.
+    """
+    if name is not None and not Path(name).exists():
+        from softmaxkit.models.sources import PACKAGED
+
+        if name not in PACKAGED and not name.startswith((".", "/", "~")):
+            note(
+                f"there is no {name} here, so it is looked for on the Hugging Face hub; "
+                "with HF_HUB_OFFLINE=1, only among what was downloaded before"
+            )
+    return name
+
+
 ModelArgument = Annotated[
     str,
-    typer.Argument(help="A model: a folder, hub name or GGUF file; or smollm2, if installed.", show_default=False),
+    typer.Argument(
+        callback=model_name,
+        help="A model: a folder, hub name or GGUF file; or smollm2, if installed.",
+        show_default=False,
+    ),
 ]
 GgufOption = Annotated[
     str | None,

@@ -56,17 +56,14 @@ def simulation_table(record: dict[str, Any]) -> Table:
 
 def energy_lines(results: list[dict[str, Any]]) -> list[str]:
     """Return a line with the energies by part for each result, and the reasons why totals are missing."""
+    from softmaxkit.report.simulation import missing_records
+
     notes = []
     for result in results:
         parts = sorted(result["energy_uj_by_part"].items(), key=lambda part: -part[1])
         amounts = ", ".join(f"{name} {amount(energy)}" for name, energy in parts)
         notes.append(f"energy in uJ, {name_of(result)} {result['pipeline']} at {result['context']:,}: {amounts}")
-    # One command may make the records of several parts.
-    missing: dict[str, list[str]] = {}
-    for reason in dict.fromkeys(reason for result in results for reason in result.get("without_energy", ())):
-        what, _, command = reason.partition("; run ")
-        missing.setdefault(command, []).append(what)
-    return [*notes, *(f"no total energy: {'; '.join(whats)}; run {command}" for command, whats in missing.items())]
+    return [*notes, *missing_records(results)]
 
 
 def chips_table(results: list[dict[str, Any]]) -> Table:

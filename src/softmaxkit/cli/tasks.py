@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.console import command_line, name_of, results_console, stages, stoppable, write_record
-from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chosen_specs, writable_folder
+from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chosen_specs, model_name, writable_folder
 from softmaxkit.recipe import TaskRecipe
 
 FIGURE_TITLES = {"classes": "accuracy", "similarity": "rank correlation", "answers": "F1 of answers"}
@@ -20,7 +20,9 @@ KEYS = ("method", "variant", "mode")
 
 
 def tasks(
-    model: Annotated[str, typer.Argument(help="An encoder: a folder or hub name.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(callback=model_name, help="An encoder: a folder or hub name.", show_default=False)
+    ],
     task: Annotated[
         list[str],
         typer.Argument(

@@ -21,6 +21,7 @@ from softmaxkit.cli.options import (
     check_output_folder,
     chosen_recipe,
     chosen_spec,
+    model_name,
     output_folder,
     with_gguf,
 )
@@ -39,6 +40,7 @@ def train(
         typer.Option(
             "--from",
             metavar="MODEL",
+            callback=model_name,
             help="Fine-tune this model: a folder, hub name or GGUF file; or smollm2, if installed.",
             show_default="a new small byte-level GPT",
         ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.options import ALL, chosen_spec, given
+from softmaxkit.cli.options import ALL, chosen_spec, given, model_name
 from softmaxkit.methods.base.forms import Kind
 from softmaxkit.methods.base.metadata import Storage
 
@@ -32,7 +32,9 @@ StorageOption = Annotated[Storage, typer.Option(help=STORAGE_HELP)]
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME_OR_PATH", help="Take the method, constants and scores from a head of this calibrated model."
+        metavar="NAME_OR_PATH",
+        callback=model_name,
+        help="Take the method, constants and scores from a head of this calibrated model.",
     ),
 ]
 HeadTextOption = Annotated[

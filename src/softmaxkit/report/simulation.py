@@ -84,7 +84,7 @@ def render_simulation(record: Mapping[str, Any]) -> str:
         chip_rows=[
             (name, context, [_shown(system, key, write) for key, _, write in CHIPS]) for name, context, system in split
         ],
-        missing=list(dict.fromkeys(reason for result in results for reason in result.get("without_energy", ()))),
+        missing=missing_records(results),
         sources=_sources(names, results),
         context=contexts[-1],
         plots={
@@ -112,6 +112,15 @@ def layers_left_out(results: Sequence[Result]) -> list[str]:
         f"at {', '.join(f'{context:,}' for context in lines if lines[context] == line)}: {line}"
         for line in dict.fromkeys(lines.values())
     ]
+
+
+def missing_records(results: Sequence[Result]) -> list[str]:
+    """Return a line for each command that makes missing records: the reasons why it is needed, and the command."""
+    commands: dict[str, dict[str, None]] = {}
+    for result in results:
+        for missing in result.get("without_energy", ()):
+            commands.setdefault(missing["command"], {}).update(dict.fromkeys(missing["reasons"]))
+    return [f"no total energy: {'; '.join(reasons)}; run {command}" for command, reasons in commands.items()]
 
 
 def name_of(result: Result, title: str) -> str:

@@ -30,7 +30,16 @@ Result = Mapping[str, Any]
 
 
 class NoRecord(ValueError):
-    """No record has the cost of a part; the message contains the command that produces one."""
+    """No record has the cost of a part.
+
+    Attributes:
+        reason: the part that lacks one.
+        command: the command that makes its record.
+    """
+
+    def __init__(self, reason: str, command: str) -> None:
+        super().__init__(f"{reason}; run {command}")
+        self.reason, self.command = reason, command
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,8 @@ class Costs:
             folder, process = self.records / FOLDER, self.hardware.process
             raise NoRecord(
                 f"no record in {folder} has the cost of a unit of {self.spec.name} in {process} with at most {lanes} "
-                f"lanes; run {unit_command(self.spec, self.pipeline, self.hardware, lanes, folder)}"
+                "lanes",
+                unit_command(self.spec, self.pipeline, self.hardware, lanes, folder),
             )
         return max(narrow, key=lambda candidate: candidate[1]["lanes"])
 
@@ -165,7 +175,8 @@ class Costs:
             folder, process = self.records / FOLDER, self.hardware.process
             raise NoRecord(
                 f"no record in {folder} has the cost of the {PART_NAMES[name]} of {self.spec.name} in {process}, "
-                f"pipeline {self.pipeline}; run {arrays_command(self.spec, process, folder)}"
+                f"pipeline {self.pipeline}",
+                arrays_command(self.spec, process, folder),
             )
         own = json.dumps([self.spec.to_json(), self.pipeline])
         return matching.get(own) or next(iter(matching.values()))

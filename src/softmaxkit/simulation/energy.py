@@ -17,13 +17,13 @@ class Bill(NamedTuple):
         energy_uj: energy by part.
         area_mm2: area of all engines, by part.
         sources: the source of each part's figures.
-        missing: for each part without figures, the reason.
+        missing: for each part without figures, the reason and the command that makes its record.
     """
 
     energy_uj: dict[str, float]
     area_mm2: dict[str, float]
     sources: dict[str, str]
-    missing: dict[str, str]
+    missing: dict[str, NoRecord]
 
 
 def bill(costs: Costs, run: Run) -> Bill:
@@ -50,7 +50,7 @@ def bill(costs: Costs, run: Run) -> Bill:
         try:
             parts[name] = part()
         except NoRecord as error:
-            missing[name] = str(error)
+            missing[name] = error
     if parts:
         costs.check_clock(parts)
     times = {"QK array": run.array_cycles, "softmax unit": run.scores, "PV array": run.array_cycles}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.forms import has_constants
@@ -17,19 +18,21 @@ def unit_command(spec: Spec, pipeline: str, hardware: Hardware, lanes: int, fold
     process = hardware.process
     if pipeline == "deferred":
         file = f"arrays-{_name(spec)}-unit-{lanes}-{process}.json"
-        return f"{_arrays(spec, process)} --array 'deferred unit' --lanes {lanes} --json {folder / file}"
+        return f"{_arrays(spec, process)} --array 'deferred unit' --lanes {lanes} --json {quote(str(folder / file))}"
     method = spec.method if _is_default(spec) else "--spec FILE"
     loadable = " --constants loadable" if has_constants(spec) else ""
     ending = "" if process == "sky130" else f"-{process}"
+    file = f"units-{_name(spec)}-{lanes}{ending}.json"
     return (
         f"softmaxkit synth {method} --lanes {lanes} --storage memory{loadable} --cells {process} "
-        f"--clock {1e3 / hardware.clock_mhz:g} --json {folder / f'units-{_name(spec)}-{lanes}{ending}.json'}"
+        f"--clock {1e3 / hardware.clock_mhz:g} --json {quote(str(folder / file))}"
     )
 
 
 def arrays_command(spec: Spec, process: str, folder: Path) -> str:
     """Return the command that makes the record of the arrays next to a unit, in `folder`."""
-    return f"{_arrays(spec, process)} --json {folder / f'arrays-{_name(spec)}-{process}.json'}"
+    file = f"arrays-{_name(spec)}-{process}.json"
+    return f"{_arrays(spec, process)} --json {quote(str(folder / file))}"
 
 
 def _arrays(spec: Spec, process: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +86,8 @@ def simulate(options: SimulationOptions, command: Sequence[str], say: Say) -> di
 
     Figures cover the attention of all layers that attend to the whole context, without projections and feed-forward
     layers. If the model has other layers, `layers` is the number included, and `left_out` describes and counts the
-    others. If the cost of a part is unknown, `without_energy` gives the reason in place of total energy and area.
+    others. If the cost of a part is unknown, `without_energy` replaces total energy and area: `reasons`, and the
+    `command` that makes the record.
 
     Args:
         options: what to simulate.
@@ -162,11 +163,19 @@ def _costs(costs: Costs, done: Run, tokens: int) -> dict[str, Any]:
         "area_mm2": sum(taken.area_mm2.values()),
     }
     return {
-        **({"without_energy": list(dict.fromkeys(taken.missing.values()))} if taken.missing else whole),
+        **({"without_energy": _reasons(taken.missing.values())} if taken.missing else whole),
         "energy_uj_by_part": taken.energy_uj,
         "area_mm2_by_part": taken.area_mm2,
         "sources": taken.sources,
     }
+
+
+def _reasons(missing: Iterable[NoRecord]) -> list[dict[str, Any]]:
+    """Return the commands that make missing records, each with the reasons why it is needed."""
+    reasons: dict[str, dict[str, None]] = {}
+    for part in missing:
+        reasons.setdefault(part.command, {})[part.reason] = None
+    return [{"reasons": [*of_command], "command": command} for command, of_command in reasons.items()]
 
 
 def _stalls(done: Run) -> dict[str, float]:
