@@ -38,6 +38,7 @@ HEADS: dict[Kind, Any] = {
 }
 
 BATCH = 64
+CALIBRATION_BATCH = 16
 """Batch size of evaluation."""
 
 CALIBRATION_EXAMPLES = 400
@@ -106,7 +107,7 @@ class Encoded(Dataset[dict[str, Any]]):
 
 
 def calibration_batches(
-    task: Task, tokenizer: PreTrainedTokenizerBase, length: int, count: int = CALIBRATION_EXAMPLES, size: int = 16
+    task: Task, tokenizer: PreTrainedTokenizerBase, length: int, count: int = CALIBRATION_EXAMPLES
 ) -> list[dict[str, Any]]:
     """Return batches for calibration, without labels, and without padding, whose queries would be counted as rows.
 
@@ -120,7 +121,7 @@ def calibration_batches(
     for example in examples:
         tokens = tokenizer(example.first, example.second, truncation=True, max_length=length)["input_ids"]
         by_length.setdefault(len(tokens), []).append(example)
-    return [batch for group in by_length.values() for batch in batches(group, tokenizer, length, size)]
+    return [batch for group in by_length.values() for batch in batches(group, tokenizer, length, CALIBRATION_BATCH)]
 
 
 def batches(
