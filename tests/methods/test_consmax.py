@@ -371,6 +371,16 @@ def test_constants_that_cannot_be_loaded_are_refused() -> None:
     assert spec.unit(apart=True).writes(apart)
 
 
+def test_tables_too_steep_to_be_loaded_are_refused_with_the_remedy() -> None:
+    spec = ConSmax(table_format=UQ(0, 6), output_bits=14)
+    steep = spec.constants(beta=0.0, gamma=18.0, scale=0.25)
+    assert steep.low[0] == 1
+    with pytest.raises(ValueError, match=r"scale of 0.25, .* a smaller scale or a wider table_format"):
+        spec.unit(lanes=1).writes(steep)
+    assert spec.unit(lanes=1).writes(spec.constants(beta=0.0, gamma=18.0, scale=0.125))
+    assert spec.unit(lanes=1, constants=steep).constants == steep
+
+
 @pytest.mark.parametrize("spec", [ConSmax(), ConSmax(constant="multiplied"), ConSmax(tables="shift")], ids=str)
 def test_the_word_of_the_offset_is_a_number_less_both_exponents(spec: ConSmax) -> None:
     """As the folder's README says, so that a driver can make the words of a head from its constants."""

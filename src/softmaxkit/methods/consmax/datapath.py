@@ -69,6 +69,9 @@ def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[st
         spec: the spec of the constants; that of a half for halves that work apart.
         constants: the constants.
         unit: the spec of the unit.
+
+    Raises:
+        ValueError: fixed-point tables are too steep for their format.
     """
     words: dict[str, int | Sequence[int]] = {name: getattr(constants, name) for name in table_names(spec)}
     if spec.tables == "whole":
@@ -81,6 +84,11 @@ def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[st
     else:
         offset = min(offset + _headroom(unit), _largest_offset(unit))
         offset = max(offset, 0) if spec.tables == "shift" else offset
+        if offset < 0:
+            raise ValueError(
+                f"these constants cannot be loaded: at a score scale of {constants.real_scale:.3g}, the entry of 1 in a "
+                f"table is at most one step of {number}; choose a smaller scale or a wider table_format, or bake them in"
+            )
     if spec.constant == "multiplied":
         words["multiplier"] = constants.multiplier
     return words | {"offset": offset, "limit": constants.limit}
@@ -170,7 +178,7 @@ def _offset(spec: ConSmax, constants: ConSmaxConstants) -> int:
 def _headroom(spec: ConSmax) -> int:
     """Return the headroom added to the offset of fixed-point tables, so that negative offsets can be loaded.
 
-    Below -headroom, all results saturate with tables="shift"; with "split", the entries near 1 would round to 0.
+    Below -headroom, all results saturate with tables="shift"; with "split", a table's entry of 1 is one step or less.
     """
     return 17 if spec.tables == "shift" else spec.table_format.bits + spec.bits - 8
 
