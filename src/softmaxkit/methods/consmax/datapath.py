@@ -86,8 +86,8 @@ def loaded(spec: ConSmax, constants: ConSmaxConstants, unit: ConSmax) -> dict[st
         offset = max(offset, 0) if spec.tables == "shift" else offset
         if offset < 0:
             raise ValueError(
-                f"these constants cannot be loaded: at a score scale of {constants.real_scale:.3g}, the entry of 1 in a "
-                f"table is at most one step of {number}; choose a smaller scale or a wider table_format, or bake them in"
+                f"these constants cannot be loaded: at a score scale of {constants.real_scale:.3g}, a table has 1 as "
+                f"at most one step of {number}; choose a smaller scale or a wider table_format, or bake them in"
             )
     if spec.constant == "multiplied":
         words["multiplier"] = constants.multiplier
