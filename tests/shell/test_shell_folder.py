@@ -197,4 +197,7 @@ def test_files(exported: Any) -> None:
     text = (exported(LOADABLE, "registers") / "README.md").read_text()
     for name in ("s_axis_tkeep", "irq", f"{NAME}.rdl", "row_length", "causal_offset"):
         assert name in text
+    longest = json.loads((exported(LOADABLE, "registers") / "parameters.json").read_text())["max_row"]
+    assert f"`positions` 17 (write, {longest} after a reset)" in text
+    assert "A read where there is no register, or of a constant, returns 0 with SLVERR." in text
     assert "## The shell" not in (exported(LOADABLE, "") / "README.md").read_text()
