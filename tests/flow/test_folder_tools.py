@@ -17,6 +17,7 @@ from test_assertions import NAME, exported, small
 from test_export import flip
 from test_protocol import LOADABLE
 
+from softmaxkit.flow import tools
 from softmaxkit.flow.export import export
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.tools import find
@@ -31,6 +32,7 @@ cocotb = pytest.mark.skipif(
 )
 fusesoc = pytest.mark.skipif(find_spec("fusesoc") is None, reason=f"needs FuseSoC: {EXTRA}")
 sby = pytest.mark.skipif(find_spec("z3") is None, reason=f"needs z3: {EXTRA}")
+OLDEST_FOR_COCOTB = (5, 36)
 BESIDE = str(Path(sys.executable).parent)
 
 
@@ -84,9 +86,11 @@ def test_cocotb_in_icarus(folder: Path) -> None:
 
 @pytest.mark.slow
 @cocotb
-@pytest.mark.skipif(find("verilator") is None, reason="needs Verilator")
 @pytest.mark.parametrize("form", ["baked", "loadable"])
 def test_cocotb_in_verilator(form: str, tmp_path: Path) -> None:
+    path = find("verilator")
+    if path is None or tools._version(path, "--version") < OLDEST_FOR_COCOTB:
+        pytest.skip("needs Verilator 5.036 or later, as cocotb does")
     check_cocotb(exported(small(LOADABLE, form), tmp_path / "folder"), "verilator")
 
 
