@@ -30,10 +30,10 @@ def explain(
         tensors: scores of shape (..., keys); or query, key and value as for `attention`. Their values matter too: a
             kernel may reject values that 8 bits cannot represent well enough.
         mode: "float" or "integer", as for `softmax` and `attention`.
-        attn_mask: as for `attention`, like the following three.
-        dropout_p: see above.
-        is_causal: see above.
-        scale: see above.
+        attn_mask: as in `attention`.
+        dropout_p: as in `attention`.
+        is_causal: as in `attention`.
+        scale: as in `attention`.
         parameters: the method's real parameters, as for `softmax` and `attention`.
 
     Returns:
