@@ -77,8 +77,8 @@ def recommend(
     """Find the narrowest number formats of each method that stay within a loss budget on a model, and their cost.
 
     Formats are narrowed one at a time from the widest, each step measured in the hardware's exact integers, calibrated
-    on a single batch of two windows, where calibrate takes more. Nothing is trained. After Ctrl-C, finished methods are
-    kept, and the same command continues from there.
+    on a single batch of two windows. Nothing is trained. After Ctrl-C, finished methods are kept, and the same command
+    continues from there.
     """
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.studies.recommend import RecommendOptions
