@@ -62,7 +62,8 @@ def _methods() -> dict[str, Any]:
 def __getattr__(name: str) -> Any:
     # Names are imported on first access, so `import softmaxkit` loads neither torch nor amaranth.
     if name in _NAMES:
-        return getattr(import_module(_NAMES[name]), name)
+        value = globals()[name] = getattr(import_module(_NAMES[name]), name)
+        return value
     if name == "__all__":
         return sorted((*_NAMES, *_methods()))
     if not name.startswith("__") and name in (methods := _methods()):
