@@ -47,7 +47,7 @@ void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t k
 // the gradient, whose negative is the gradient of the offset.
 template <class T, class Row>
 double exponential_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys,
-                               const Exponential& exponential) {
+                                const Exponential& exponential) {
     const Scores<T, false> g{gradient, nullptr};
     const Vector highest = exponential.highest_power();
     const float log_base = exponential.log2_base / log2e;

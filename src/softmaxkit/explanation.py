@@ -66,15 +66,14 @@ def explain(
 
 
 def _choice_of_rows(spec: Spec, scores: Tensor, mode: str, parameters: Mapping[str, Any]) -> Choice:
-    import torch
-
     from softmaxkit.kernels.attention import check_tensors
+    from softmaxkit.methods.base.module import at_least_float32
     from softmaxkit.methods.base.numbers import module_for
 
     check_tensors(tensors=scores)
     if scores.ndim < 1 or not scores.is_floating_point():
         raise TypeError(f"scores must be floating-point, (..., keys), got {tuple(scores.shape)} of {scores.dtype}")
     module = module_for(spec, mode, scores.shape[-1], parameters, scores.device)
-    if mode == "integer":  # in which modules take at least float32
-        return module.choose_integers(scores.to(torch.promote_types(scores.dtype, torch.float32)))[1]
+    if mode == "integer":
+        return module.choose_integers(at_least_float32(scores))[1]
     return module.choose(scores)[1]

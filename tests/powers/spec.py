@@ -78,7 +78,7 @@ class Powers(Spec):
         return np.where(attended, np.exp2(np.minimum(values - self.offset(parameters), 0)), 0.0)
 
     def offset(self, parameters: dict[str, Any]) -> float:
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         offset = parameters.get("offset", 4.0)
         return float(getattr(offset, "detach", lambda: offset)())
 

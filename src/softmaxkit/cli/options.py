@@ -57,9 +57,9 @@ def model_name(name: str | None) -> str | None:
     Without a network, that takes half a minute.
     """
     if name is not None and not Path(name).exists():
-        from softmaxkit.models.sources import PACKAGED
+        from softmaxkit.models.sources import can_only_be_on_hub
 
-        if name not in PACKAGED and not name.startswith((".", "/", "~")):
+        if can_only_be_on_hub(name):
             note(
                 f"there is no {name} here, so it is looked for on the Hugging Face hub; "
                 "with HF_HUB_OFFLINE=1, only among what was downloaded before"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.fused_attention.prepared import prepare
-from softmaxkit.fused_attention.stripes import attend_by_stripes
+from softmaxkit.fused_attention.stripes import attend_by_stripes, zero_fully_masked
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
@@ -152,4 +152,4 @@ def scaled_dot_product(
         scale=scale * rate,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return result if mask is None else torch.where(mask.any(-1, keepdim=True), result, 0.0)
+    return zero_fully_masked(result, mask)

@@ -45,7 +45,7 @@ def partial_attention(
         TypeError: the mask is not boolean, or an argument is not a tensor.
     """
     check_spec(spec)
-    spec.check_known(parameters, (*spec.parameters, "maximum"), partial_attention)
+    spec.check_parameters(parameters, (*spec.parameters, "maximum"), partial_attention)
     check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
     check_shapes(query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:

@@ -77,9 +77,9 @@ def prepare(
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     factor = attention_scale(query, scale)
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
-    call, choice = None, None
+    call: AttentionCall | None
     if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
-        choice = only_torch(query.device, IS_TORCHS_OWN)
+        call, choice = None, only_torch(query.device, IS_TORCHS_OWN)
     else:
         learned = attention_call_with(module, parameters) if _learned(parameters) else None
         call, choice = choose(module, query, key, value, bias is not None, dropout_p, factor, learned)

@@ -62,8 +62,10 @@ def attend_by_stripes(
                 attended = torch.ones(count, shape[3], dtype=torch.bool, device=scores.device).tril(first)
             probabilities = functional.dropout(normalise(scores, attended), dropout_p)
             output = probabilities.reshape(batch, key_heads, together, shape[3]) @ value
-            output = output.reshape(batch, heads, count, value.shape[3])
-            if attended is not None:  # for a fully masked query: 0 times an infinite value is NaN
-                output = torch.where(attended.any(-1, keepdim=True), output, 0.0)
-            outputs.append(output)
-    return torch.cat(outputs, dim=2).to(dtype)
+            outputs.append(output.reshape(batch, heads, count, value.shape[3]))
+    return zero_fully_masked(torch.cat(outputs, dim=2), mask).to(dtype)
+
+
+def zero_fully_masked(output: Tensor, mask: Tensor | None) -> Tensor:
+    """Return an attention's output with zeros for fully masked queries, where 0 times an infinite value gives NaN."""
+    return output if mask is None else torch.where(mask.any(-1, keepdim=True), output, 0.0)

@@ -38,8 +38,10 @@ HEADS: dict[Kind, Any] = {
 }
 
 BATCH = 64
-CALIBRATION_BATCH = 16
 """Batch size of evaluation."""
+
+CALIBRATION_BATCH = 16
+"""Batch size of calibration."""
 
 CALIBRATION_EXAMPLES = 400
 """25 batches of 16, as in EXAQ's paper."""

@@ -74,7 +74,7 @@ def apply(
             "instead of softmax"
         )
     check_spec(spec)
-    spec.check_known(parameters, function=apply)
+    spec.check_parameters(parameters, function=apply)
     wanted = wanted_layers(layers)
     separate_configs(model)
     original = implementations(model)

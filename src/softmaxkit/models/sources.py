@@ -87,11 +87,22 @@ def check_place(place: str | Path) -> None:
     Raises:
         ValueError: there is no such folder.
     """
-    text = str(place)
-    is_hub_name = not text.startswith((".", "/", "~")) and text.count("/") <= 1 and os.sep + os.sep not in text
-    if (isinstance(place, Path) or not is_hub_name) and not Path(place).is_dir():
+    if (isinstance(place, Path) or not _is_hub_name(place)) and not Path(place).is_dir():
         what = "is a file, not a folder" if Path(place).exists() else "does not exist"
         raise ValueError(f"{place} {what}; give the folder of a checkpoint, or a hub name such as owner/name")
+
+
+def can_only_be_on_hub(name: str) -> bool:
+    """Return whether a model's name, as for `source_of`, means nothing here and may be one on the hub."""
+    try:
+        place = source_of(name).place
+    except ValueError:
+        return False
+    return not Path(place).exists() and _is_hub_name(place)
+
+
+def _is_hub_name(place: str) -> bool:
+    return not place.startswith((".", "/", "~")) and place.count("/") <= 1 and os.sep + os.sep not in place
 
 
 def unreadable(place: str | Path, what: str, reason: str) -> str:

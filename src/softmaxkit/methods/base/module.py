@@ -143,13 +143,13 @@ class SoftmaxModule(Calibrated, ABC):
         if self.mode == "integer":
             if torch.compiler.is_exporting():
                 raise RuntimeError('the integer mode cannot be exported; export the module in mode="float"')
-            result: Tensor = self._integer_forward(_at_least_float32(scores), mask)
+            result: Tensor = self._integer_forward(at_least_float32(scores), mask)
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
         if call is not None and choice.kernel:
             return call.run(scores, mask)
         attended = attended_keys(scores, mask)
-        return self.float_forward(_zero_masked(_at_least_float32(scores), attended), attended).to(scores.dtype)
+        return self.float_forward(_zero_masked(at_least_float32(scores), attended), attended).to(scores.dtype)
 
     def observe(self, scores: Tensor, mask: Tensor | None, values: Tensor | None = None) -> Tensor:
         """Pass scores, and in attention the values, (..., keys, channels), to the active calibrator.
@@ -160,7 +160,7 @@ class SoftmaxModule(Calibrated, ABC):
         assert self._calibrator is not None
         attended = attended_keys(scores, mask)
         with torch.no_grad():
-            filled = _zero_masked(_at_least_float32(scores), attended)
+            filled = _zero_masked(at_least_float32(scores), attended)
             return self._calibrator.observe(filled, attended, values).to(scores.dtype)
 
     def choose(self, scores: Tensor) -> tuple[RowCall | None, Choice]:
@@ -227,7 +227,8 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def _at_least_float32(scores: Tensor) -> Tensor:
+def at_least_float32(scores: Tensor) -> Tensor:
+    """Return scores in float32, in which modules compute, or as they are if they are float64."""
     return scores if scores.dtype == torch.float64 else scores.float()
 
 

@@ -89,10 +89,10 @@ class Spec(EngineIntegers, Metadata):
         """Check what a function takes beside its own arguments: no parameter is unknown, no required one missing.
 
         Raises:
-            TypeError: one is unknown, see `check_known`.
+            TypeError: one is unknown, see `check_parameters`.
             ValueError: one is missing; the message says how to obtain it.
         """
-        cls.check_known(parameters, function=function)
+        cls.check_parameters(parameters, function=function)
         missing = [name for name in cls.required if parameters.get(name) is None]
         if missing:
             arguments = ", ".join(f"{name}=..." for name in cls.required)
@@ -102,7 +102,7 @@ class Spec(EngineIntegers, Metadata):
             )
 
     @classmethod
-    def check_known(
+    def check_parameters(
         cls,
         parameters: Mapping[str, Any],
         known: Sequence[str] | None = None,

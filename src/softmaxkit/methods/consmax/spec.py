@@ -135,7 +135,7 @@ class ConSmax(Spec):
             ValueError: a score is NaN, the mask does not broadcast, or beta or gamma is out of range.
         """
         values, attended = check_row(scores, mask)
-        self.check_known(parameters, self.required)
+        self.check_parameters(parameters, self.required)
         beta, gamma = beta_and_gamma(self, parameters, keys=values.shape[-1])
         exponent = np.minimum(values - beta - np.log(gamma), math.log(self.ceiling))
         return np.where(attended, np.exp(exponent), 0.0)
@@ -153,7 +153,7 @@ class ConSmax(Spec):
             ValueError: gamma or the scale is not positive and finite, `largest` is negative or not finite, or the scale
                 is not ln2/16 with tables="shift".
         """
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         self._check_one_head(parameters)
         scale, largest = score_scale(self, parameters), largest_probability(self, parameters)
         beta, gamma = beta_and_gamma(self, parameters, keys=DEFAULT_KEYS)
@@ -202,7 +202,7 @@ class ConSmax(Spec):
         """
         from softmaxkit.methods.consmax.module import ConSmaxModule
 
-        self.check_known(parameters, function=self.module)
+        self.check_parameters(parameters, function=self.module)
         return ConSmaxModule(self, heads, mode, **parameters)
 
     def as_trained(self) -> Self:

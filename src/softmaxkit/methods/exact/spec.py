@@ -132,12 +132,12 @@ class Exact(FloatCodes):
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax in float64: `exp(s - max) / sum(exp(s - max))` over the attended keys; no parameters."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return exact_softmax(scores, mask)
 
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: only a score scale of 1, since scores are floats."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return Constants(scale=(1, 0), form=self.constants_form)
 
     @property
@@ -191,14 +191,14 @@ class Exact(FloatCodes):
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
         """Bound golden against `reference`, see `softmaxkit.methods.exact.bounds`."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return error_bound(self, self.score_values(codes, constants), mask)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> ExactModule:
         """Return the torch module; it has no learned parameters."""
         from softmaxkit.methods.exact.module import ExactModule
 
-        self.check_known(parameters, function=self.module)
+        self.check_parameters(parameters, function=self.module)
         return ExactModule(self, heads, mode)
 
     @classmethod
@@ -222,5 +222,5 @@ class Exact(FloatCodes):
         """Return an empty state of online softmax."""
         from softmaxkit.methods.base.online import OnlineSoftmax
 
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return OnlineSoftmax()

@@ -120,7 +120,7 @@ class Exaq(Spec):
             TypeError: a parameter is unknown.
             ValueError: the clip is missing or not negative, a score is NaN, or the mask does not broadcast.
         """
-        self.check_known(parameters, self.required)
+        self.check_parameters(parameters, self.required)
         clip = required_clip(parameters)
         values, attended = check_row(scores, mask)
         level = levels.levels_of(values, attended, clip, self.levels)
@@ -139,7 +139,7 @@ class Exaq(Spec):
             TypeError: a parameter is unknown.
             ValueError: the clip is missing or not negative, or the scale is not positive.
         """
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         self._check_one_head(parameters)
         scale = encode_scale(float(parameters.get("scale", self.scores.resolution)))
         return build(self, scale, required_clip(parameters))
@@ -177,7 +177,7 @@ class Exaq(Spec):
         """
         from softmaxkit.methods.exaq.module import ExaqModule
 
-        self.check_known(parameters, function=self.module)
+        self.check_parameters(parameters, function=self.module)
         return ExaqModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:
@@ -252,5 +252,5 @@ class Exaq(Spec):
         """
         from softmaxkit.methods.exaq.partial import LevelPartial
 
-        self.check_known(parameters, (*self.required, "maximum"))
+        self.check_parameters(parameters, (*self.required, "maximum"))
         return LevelPartial.start(self, **parameters)

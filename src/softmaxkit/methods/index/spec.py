@@ -113,7 +113,7 @@ class Index(Spec):
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax of distances rounded to an address, with an exact exp except 0 at the clip, in float64."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         values, attended = check_row(scores, mask)
         level = levels_of(values, attended, -self.clip, self.levels)
         step = self.clip / (self.levels - 1)
@@ -123,7 +123,7 @@ class Index(Spec):
 
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: as score scale one step of the score format."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return Constants(scale=encode_scale(self.scores.resolution), form=self.constants_form)
 
     def _golden(self, codes: Array, mask: Array | None, constants: Constants) -> Array:
@@ -150,7 +150,7 @@ class Index(Spec):
         """Return the torch module; it has no learned parameters and requires no calibration."""
         from softmaxkit.methods.index.module import IndexModule
 
-        self.check_known(parameters, function=self.module)
+        self.check_parameters(parameters, function=self.module)
         return IndexModule(self, heads, mode)
 
     @classmethod

@@ -112,7 +112,7 @@ class Sigmoid(Spec):
             ValueError: the bias is not finite, a score is NaN, or the mask does not broadcast.
         """
         values, attended = check_row(scores, mask)
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         bias = self._bias(parameters, values.shape[-1])
         # Avoids overflow for either sign.
         power = np.exp(-np.abs(values + bias))
@@ -135,7 +135,7 @@ class Sigmoid(Spec):
             TypeError: a parameter is unknown.
             ValueError: the bias is not finite.
         """
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         self._check_one_head(parameters)
         codes = np.arange(1 << self.score_bits)
         signed = np.where(codes <= self.scores.max_code, codes, codes - len(codes))
@@ -175,7 +175,7 @@ class Sigmoid(Spec):
         """
         from softmaxkit.methods.sigmoid.module import SigmoidModule
 
-        self.check_known(parameters, function=self.module)
+        self.check_parameters(parameters, function=self.module)
         return SigmoidModule(self, heads, mode, **parameters)
 
     def examples(self) -> list[Constants]:

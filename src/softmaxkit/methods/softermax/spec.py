@@ -128,12 +128,12 @@ class Softermax(Spec):
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax to base 2, or e with `log2e`, in float64; there are no parameters."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return exact_softmax(scores, mask, self.base)
 
     def constants(self, **parameters: Any) -> Constants:
         """Return the constants: as score scale one step of the input format, times ln 2 with `log2e`."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         scale = encode_scale(self.input.resolution * (math.log(2) if self.log2e else 1.0))
         return Constants(scale=scale, form=self.constants_form)
 
@@ -179,14 +179,14 @@ class Softermax(Spec):
         self, codes: Array, mask: Array | None, constants: Constants, **parameters: Any
     ) -> NDArray[np.float64]:
         """Bound golden against `reference`, see `softmaxkit.methods.softermax.bounds`."""
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return error_bound(self, codes, mask, constants)
 
     def module(self, heads: int | None = None, mode: str = "float", **parameters: Any) -> SoftermaxModule:
         """Return the torch module; it has no learned parameters, but the model is fine-tuned with it."""
         from softmaxkit.methods.softermax.module import SoftermaxModule
 
-        self.check_known(parameters, function=self.module)
+        self.check_parameters(parameters, function=self.module)
         return SoftermaxModule(self, heads, mode)
 
     @classmethod
@@ -230,7 +230,7 @@ class Softermax(Spec):
         """Return an empty state of online softmax to base `base`."""
         from softmaxkit.methods.base.online import OnlineSoftmax
 
-        self.check_known(parameters)
+        self.check_parameters(parameters)
         return OnlineSoftmax(base=self.base)
 
     @classmethod
