@@ -108,15 +108,15 @@ def shakespeare() -> Path:
     return path
 
 
-def tiny_model(kind: str) -> PreTrainedModel:
-    """Return a random model of 2 layers and 4 heads over 100 tokens, in evaluation mode, with eager attention."""
+def tiny_model(kind: str, layers: int = 2) -> PreTrainedModel:
+    """Return a random model with 4 heads over 100 tokens, in evaluation mode, with eager attention."""
     from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     common = {
         "vocab_size": 100,
         "hidden_size": 32,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "intermediate_size": 64,
         "max_position_embeddings": 64,
@@ -124,7 +124,9 @@ def tiny_model(kind: str) -> PreTrainedModel:
     model: PreTrainedModel
     if kind == "gpt2":
         model = GPT2LMHeadModel(
-            GPT2Config(vocab_size=100, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=1)
+            GPT2Config(
+                vocab_size=100, n_positions=64, n_embd=32, n_layer=layers, n_head=4, bos_token_id=1, eos_token_id=1
+            )
         )
     elif kind == "bert":
         model = BertForMaskedLM(BertConfig(**common))

@@ -22,6 +22,8 @@ GUARD_BITS = 3
 def heads_of(*numbers: Any) -> int | None:
     """Return for how many heads real numbers are given, as a sequence or an array; None if all are single numbers."""
     for number in numbers:
+        if isinstance(number, (int, float)):  # has no shape, and Dynamo's symbolic ones refuse the question
+            continue
         shape: tuple[int, ...] = (len(number),) if isinstance(number, Sequence) else getattr(number, "shape", ())
         if len(shape) == 1:
             return int(shape[0])

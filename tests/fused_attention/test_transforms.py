@@ -153,6 +153,18 @@ def test_compiled_forward_mode_derivatives(spec: Spec, numbers: dict[str, Any]) 
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize(("backend", "spec", "numbers"), every_build_with_every_method(), indirect=["backend"])
+@torch.no_grad()
+def test_dynamic_sizes_compile(spec: Spec, numbers: dict[str, Any]) -> None:
+    """Where Dynamo takes a module's numbers for symbols too."""
+    torch.compiler.reset()
+    module = spec.module(**numbers)
+    compiled = torch.compile(module, backend="eager", fullgraph=True, dynamic=True)
+    for keys in (8, 9, 33):
+        scores = torch.randn(2, 3, 5, keys)
+        assert torch.equal(compiled(scores), module(scores))
+
+
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
 def test_an_exported_module_gives_its_tangent_or_refuses(spec: Spec, numbers: dict[str, Any]) -> None:
     module = spec.module(**numbers).eval()

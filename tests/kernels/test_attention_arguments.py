@@ -66,7 +66,7 @@ def test_nan_and_infinity_propagate_as_in_torch(queries: int, place: int, wrong:
 @pytest.mark.parametrize("spec", [Exact(), Exact(schedule="online"), Softermax(), Exaq(), ConSmax()])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_torch_fallback(spec: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmaxkit.fused_attention.stripes.STRIPE", 1000)
+    monkeypatch.setattr("softmaxkit.fused_attention.torch_attention.STRIPE", 1000)
     monkeypatch.setattr(backends, "unavailable", lambda name: "this test selects torch")
     operands = [x.to(dtype) for x in inputs(2, 4, 30, 16, key_heads=2)]
     parameters = parameters_of(spec)
@@ -161,7 +161,7 @@ def test_the_scale_is_a_number(scale: Any) -> None:
 
 @pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
 def test_gradients_and_dropout(spec: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softmaxkit.fused_attention.stripes.STRIPE", 200)
+    monkeypatch.setattr("softmaxkit.fused_attention.torch_attention.STRIPE", 200)
     operands = [x.requires_grad_() for x in inputs(1, 2, 12, 16)]
     parameters = parameters_of(spec)
     softmaxkit.attention(*operands, spec, is_causal=True, **parameters).square().sum().backward()

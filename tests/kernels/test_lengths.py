@@ -9,7 +9,7 @@ import torch
 
 import softmaxkit
 from softmaxkit import ConSmax, Exaq, KeyValueCache
-from softmaxkit.fused_attention import call as call_module
+from softmaxkit.fused_attention import native as native_path
 from softmaxkit.kernels import backends
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.codes import BITS
@@ -23,7 +23,9 @@ def test_lengths_build_no_mask_for_a_native_kernel(monkeypatch: pytest.MonkeyPat
     tokens = torch.randn(2, 2, 50, 8)
     cache, lengths, masks = KeyValueCache(tokens, tokens), torch.tensor([50, 7]), []
     inner = kernels.attend
-    monkeypatch.setattr(call_module, "attend", lambda *arguments: masks.append(arguments[4]) or inner(*arguments))
+    monkeypatch.setattr(
+        native_path, "_attend_untraced", lambda *arguments: masks.append(arguments[4]) or inner(*arguments)
+    )
     cache.attention(tokens[:, :, :1], Exaq(), lengths=lengths, clip=CLIP)
     assert masks == [None]
 

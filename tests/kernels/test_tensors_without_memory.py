@@ -18,6 +18,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
+from softmaxkit.fused_attention.choice import choose
 from softmaxkit.kernels import codes, native_attention, packed, rows
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import native
@@ -85,7 +86,17 @@ def test_a_wrapper_gives_the_same(run: Callable[[Any, Tensor], Tensor], spec: An
     assert torch.allclose(result.a, run(spec, SCORES), atol=1e-6)
 
 
-@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq()])  # ConSmax's kernel reads its offsets as numbers
+def test_attention_of_wrappers_and_fake_tensors_runs_natively_and_is_explained() -> None:
+    for x in (fake(), TwoTensor(SCORES, SCORES.clone())):
+        assert softmaxkit.explain(Exaq(), x, x, x, clip=-3.5).native == (native() is not None)
+    query = SCORES[:, :, :1]
+    cache = softmaxkit.KeyValueCache(SCORES, SCORES)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        choice = choose(Exaq().module(clip=-3.5), mode.from_tensor(query), *cache.codes)[1]
+    assert not choice.native
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq()])  # building ConSmax's module reads its numbers
 def test_fake_attention_has_the_shape(spec: Any) -> None:
     attention(spec, SCORES)
     with FakeTensorMode() as mode:

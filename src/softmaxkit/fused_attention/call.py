@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
+from softmaxkit.fused_attention.native import attend_natively
 from softmaxkit.fused_attention.prepared import prepare
-from softmaxkit.fused_attention.stripes import attend_by_stripes, zero_fully_masked
+from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.kernels.native_attention import attend
 from softmaxkit.methods.base.numbers import normalise_with
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -77,12 +74,11 @@ def attention(
     query, key, value, mask, bias, factor, module, call, choice = prepared
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
-    result = None
     if call is not None and choice.kernel:
         result = fused(call, choice, query, key, value, mask, is_causal, factor, dropout_p)
-    if result is None and mode == "float" and module.softmax_base is not None:
+    elif mode == "float" and module.softmax_base is not None:
         result = scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, factor)
-    if result is None:
+    else:
         normalise = normalise_with(module, parameters)
         result = attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, factor)
     return result if dimensions == 4 else result[(0,) * (4 - dimensions)]
@@ -99,8 +95,8 @@ def fused(
     scale: float,
     dropout_p: float = 0.0,
     lengths: Tensor | None = None,
-) -> Tensor | None:
-    """Run a fused attention on the chosen back end, shapes as in `attention`; None if it cannot take the numbers.
+) -> Tensor:
+    """Run a fused attention on the chosen back end, shapes as in `attention`.
 
     `lengths` are as in `softmaxkit.kernels.native_attention.attend`, and on a GPU as in
     `softmaxkit.kernels.triton.decode.attend`.
@@ -115,41 +111,4 @@ def fused(
         assert isinstance(key, Tensor)
         assert isinstance(value, Tensor)
         return attend_by_flex(query, key, value, call, mask, is_causal, scale)
-    try:
-        return attend(query, key, value, call, mask, is_causal, scale, lengths)
-    except ArithmeticError:
-        return None  # torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse
-
-
-def scaled_dot_product(
-    base: float,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    bias: Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float,
-) -> Tensor:
-    """Run torch's own attention to a base; zeros for fully masked queries."""
-    rate = math.log(base)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1 and mask is not None and query.is_cuda:  # no fused kernel of torch takes both
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    allowed = mask
-    if bias is not None and mask is not None:
-        allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
-    if scale <= 0 and (is_causal or query.is_cuda):  # torch's kernels mask and pad scores before they scale them
-        query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
-    result = functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        allowed,
-        dropout_p,
-        is_causal,
-        scale=scale * rate,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return zero_fully_masked(result, mask)
+    return attend_natively(query, key, value, call, mask, is_causal, scale, lengths)

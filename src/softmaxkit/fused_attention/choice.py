@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, reasons_against_bfloat16
-from softmaxkit.kernels.backends import Choice, has_tiles, only_torch, pick, runs_on_gpu
+from softmaxkit.kernels.backends import Choice, has_tiles, memory_reasons, only_torch, pick, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.native_attention import reason_against_8_bits
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -67,6 +67,8 @@ def choose(
             against.append("its kernel over a cache of codes has no gradient, and a tensor requires one")
         if kind != "native":
             return against
+        if over_codes:  # else the kernel is a PyTorch operator
+            against += memory_reasons(query)
         if learned is not None:
             against.append("its kernel has no gradient, and a tensor requires one")
         if call.base and isinstance(key, Tensor):
@@ -95,7 +97,8 @@ def choice_for_values(
     scale: float | None = None,
 ) -> Choice:
     """Return the choice, or torch if these tensors are too coarse in 8 bits; arguments as in `call.fused`."""
-    if call is None or call.base or not choice.native:
+    no_values = any(memory_reasons(x) for x in (query, key, value) if isinstance(x, Tensor))
+    if call is None or call.base or not choice.native or no_values:
         return choice
     reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
     return only_torch(query.device, reason) if reason else choice

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.call import attention, fused
 from softmaxkit.fused_attention.choice import choose
+from softmaxkit.fused_attention.torch_attention import within_lengths
 from softmaxkit.kernels.attention import are_few, attention_scale, check_shapes
 from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
@@ -73,7 +74,7 @@ def attention_over_codes(
         return result
     if lengths is not None:
         check_range(lengths, keys.shape[2], HELD)
-    mask = _within(lengths, keys, attn_mask)
+    mask = within_lengths(lengths, keys, attn_mask)
     key, value = (x.decoded(dtype) for x in (keys, values))
     result = attention(query, key, value, spec, mask, scale=scale, enable_gqa=True, mode=mode, **parameters)
     return result.to(query.dtype)  # that of autocast, where it is on, but kernels that read codes do not know of it
@@ -145,14 +146,3 @@ def check_range(lengths: Tensor, most: int, what: str) -> None:
     """
     if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
         raise ValueError(f"lengths must be 0 to {most}, {what}, got {int(lengths.min())} to {int(lengths.max())}")
-
-
-def _within(lengths: Tensor | None, keys: Cached, mask: Tensor | None) -> Tensor | None:
-    """Return a mask, boolean or additive, that also hides the tokens beyond each length."""
-    if lengths is None:
-        return mask
-    places = torch.arange(keys.shape[2], device=keys.device)
-    seen = (places < lengths.to(keys.device)[:, None])[:, None, None]
-    if mask is None:
-        return seen
-    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)

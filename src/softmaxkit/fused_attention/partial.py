@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.stripes import without_autocast
+from softmaxkit.fused_attention.torch_attention import without_autocast
 from softmaxkit.kernels.attention import attention_scale, check_shapes, check_tensors
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.partial import Partial

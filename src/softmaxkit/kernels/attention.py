@@ -35,14 +35,14 @@ class AttentionCall:
         clip: the lowest level; unused without levels.
         exponentials: exp of each level; empty without levels.
         offset: () or (heads,), subtracted from the scores before exponentiation; None with levels or softmax.
-        log_limit: natural logarithm of the largest weight of `by_exponential`.
+        limit: the largest weight of `by_exponential`.
         base: of softmax; 0 with levels or `by_exponential`.
     """
 
     clip: float = -1.0
     exponentials: tuple[float, ...] = ()
     offset: Tensor | None = None
-    log_limit: float = 0.0
+    limit: float = 1.0
     base: float = 0.0
 
     @classmethod
@@ -72,7 +72,7 @@ class AttentionCall:
         """
         if not 0 < limit < math.inf:
             raise ValueError(f"limit, the largest weight, must be positive and finite, got {limit}")
-        return cls(offset=offset, log_limit=math.log(limit))
+        return cls(offset=offset, limit=limit)
 
     @classmethod
     def by_softmax(cls, base: float) -> Self:
@@ -84,7 +84,7 @@ class AttentionCall:
     def support(self, kind: str) -> Support | None:
         """Return what the kernels support: gradients on GPUs only, and FlexAttention only exponentials."""
         if kind == "native":
-            return None if self.base and not has_tiles() else Support(tuple(DTYPES))
+            return None if self.base and not has_tiles() else Support(tuple(DTYPES), traceable=True)
         return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
@@ -101,11 +101,16 @@ class AttentionCall:
             reasons.append(f"it does not support {max(unread)}-bit caches")
         if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
             reasons.append(f"it needs {LEAST_FLEX_CHANNELS} channels or more")
-        if any(x.device != query.device for x in (key, value)):
+        if not query.device == key.device == value.device:
             reasons.append("query, key and value are on different devices")
         if any(isinstance(x, Tensor) and x.dtype != query.dtype for x in (key, value)):
             reasons.append("query, key and value have different dtypes")
         return reasons
+
+    @property
+    def log_limit(self) -> float:
+        """Natural logarithm of the limit."""
+        return math.log(self.limit)
 
     @property
     def weights(self) -> Weights:

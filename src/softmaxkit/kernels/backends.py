@@ -147,8 +147,8 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         if tensor.dtype not in support.dtypes:
             supported = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
             reasons.append(f"it supports {supported}, not {str(tensor.dtype).removeprefix('torch.')}")
-        if name in NATIVE and not support.traceable and not _has_memory(tensor):
-            reasons.append(f"it reads memory, of which a {type(tensor).__name__} has none")
+        if name in NATIVE and not support.traceable:
+            reasons += memory_reasons(tensor)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         if not support.differentiable:
             reasons.append("its kernel has no gradient, and a tensor requires one")
@@ -159,11 +159,13 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
     return list(dict.fromkeys(reasons))
 
 
-def _has_memory(tensor: Tensor) -> bool:
-    """Return whether a tensor is neither fake nor a subclass that wraps others; Dynamo stops at kernels by itself."""
+def memory_reasons(tensor: Tensor) -> list[str]:
+    """Return the reason against reading a tensor's memory if it is fake or wraps others; Dynamo stops by itself."""
     if torch.compiler.is_dynamo_compiling():
-        return True
-    return not isinstance(tensor, FakeTensor) and not is_traceable_wrapper_subclass(tensor)
+        return []
+    if isinstance(tensor, FakeTensor) or is_traceable_wrapper_subclass(tensor):
+        return [f"it reads memory, of which a {type(tensor).__name__} has none"]
+    return []
 
 
 def _device_reasons(name: str, device: torch.device) -> list[str]:

@@ -145,6 +145,7 @@ def ordinary(tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.is_inference() else tensor
 
 
+@untraced
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
     """Encode keys or values, rounding to nearest.
 
@@ -173,7 +174,6 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
     return encoded
 
 
-@untraced
 def _natively(
     kernels: ModuleType, tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None
 ) -> Cached | None:

@@ -33,6 +33,11 @@ def untraced(function: Function) -> Function:
     return disabled
 
 
+def constant_in_traces(number: float) -> float:
+    """Return a number that torch.compile takes for a constant; one that changed between calls would become symbolic."""
+    return float.fromhex(float(number).hex()) if torch.compiler.is_dynamo_compiling() else number
+
+
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Allocate a CPU tensor, in huge pages if it is large: page faults on small ones cost more than the kernel."""
     return in_huge_pages(torch.empty(shape, dtype=dtype, device="cpu"))

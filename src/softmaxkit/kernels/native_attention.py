@@ -58,7 +58,6 @@ def too_coarse(scores: float, values: float) -> str:
     return ""
 
 
-@untraced
 def attend(
     query: Tensor,
     key: Tensor | Cached,
@@ -142,9 +141,8 @@ class _Operands:
         kernels: Any,
     ) -> None:
         self.kernels = kernels
-        tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
-        unsupported = any(x.device.type != "cpu" or x.dtype not in DTYPES for x in tensors)
-        if unsupported or AttentionCall.reasons("native", query, key, value):
+        is_supported = query.device.type == "cpu" and query.dtype in DTYPES
+        if not is_supported or AttentionCall.reasons("native", query, key, value):
             raise TypeError(
                 "query, key and value must all be float32 or all bfloat16 on the CPU, with up to "
                 f"{WIDEST['native']} channels, or in caches of as many bits; got "

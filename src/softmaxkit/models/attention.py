@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.fused_attention.stripes import without_autocast
+from softmaxkit.fused_attention.torch_attention import without_autocast
 from softmaxkit.masks import attended_by
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax

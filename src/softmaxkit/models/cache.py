@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.kernels.attention import are_few
 from softmaxkit.kernels.codes import Cached, check_bits
+from softmaxkit.kernels.launch import untraced
 
 
 class QuantisedCache(DynamicCache):
@@ -104,6 +105,7 @@ class QuantisedLayer(DynamicLayer):
         self.cache = KeyValueCache(*_in_one_dtype(key_states[:, :, :0], value_states[:, :, :0]), self.bits)
         self._show(self.cache)
 
+    @untraced
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append tokens.
 

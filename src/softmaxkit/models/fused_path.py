@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ try:
 except ImportError:  # transformers before 5.1 passes output_attentions to every layer
     output_capturing = None  # type: ignore[assignment]
 
-from softmaxkit.fused_attention.call import fused, scaled_dot_product
+from softmaxkit.fused_attention.call import fused
 from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose
 from softmaxkit.fused_attention.prepared import autocast
+from softmaxkit.fused_attention.torch_attention import scaled_dot_product
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -114,6 +116,18 @@ def reasons_against_fused(
 def _are_captured() -> bool:
     """Return whether the running model collects attention probabilities; not every layer receives the argument."""
     collector = getattr(output_capturing, "_active_collector", None)
+    if torch.compiler.is_dynamo_compiling() and not getattr(collector, "compiling", True):
+        return bool(_are_captured_outside())
+    return _has_attentions(collector)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _are_captured_outside() -> bool:
+    """Return whether a model that is not compiled, unlike this layer, collects them; Dynamo traces no ContextVar."""
+    return _has_attentions(getattr(output_capturing, "_active_collector", None))
+
+
+def _has_attentions(collector: Any) -> bool:
     collected = None if collector is None else collector.get()
     return collected is not None and any("attentions" in name for name in collected)
 

@@ -1,7 +1,8 @@
-"""Attention through torch, a stripe of queries at a time (Rabe & Staats 2021, arXiv 2112.05682)."""
+"""Attention by torch: its own for softmax, and for any other normalisation one stripe of queries at a time."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import expand_mask
 
 STRIPE = 1 << 22
@@ -34,7 +36,7 @@ def attend_by_stripes(
 ) -> Tensor:
     """Compute attention with any function that normalises (scores, mask); arguments as in `attention`.
 
-    Scores and weights are at least float32, under autocast too.
+    Scores and weights are at least float32, under autocast too. Source: Rabe & Staats 2021, arXiv 2112.05682.
 
     Raises:
         ValueError: the mask or the bias does not broadcast to the scores.
@@ -66,6 +68,51 @@ def attend_by_stripes(
     return zero_fully_masked(torch.cat(outputs, dim=2), mask).to(dtype)
 
 
+def scaled_dot_product(
+    base: float,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float,
+) -> Tensor:
+    """Run torch's own attention to a base; zeros for fully masked queries."""
+    rate = math.log(base)
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1 and mask is not None and query.is_cuda:  # no fused kernel of torch takes both
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    allowed = mask
+    if bias is not None and mask is not None:
+        allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
+    if scale <= 0 and (is_causal or query.is_cuda):  # torch's kernels mask and pad scores before they scale them
+        query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
+    result = functional.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        allowed,
+        dropout_p,
+        is_causal,
+        scale=scale * rate,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return zero_fully_masked(result, mask)
+
+
 def zero_fully_masked(output: Tensor, mask: Tensor | None) -> Tensor:
     """Return an attention's output with zeros for fully masked queries, where 0 times an infinite value gives NaN."""
     return output if mask is None else torch.where(mask.any(-1, keepdim=True), output, 0.0)
+
+
+def within_lengths(lengths: Tensor | None, key: Tensor | Cached, mask: Tensor | None) -> Tensor | None:
+    """Return a mask, boolean or additive, that also hides the tokens of each sequence beyond its length, if any."""
+    if lengths is None:
+        return mask
+    places = torch.arange(key.shape[2], device=key.device)
+    seen = (places < lengths.to(key.device)[:, None])[:, None, None]
+    if mask is None:
+        return seen
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)

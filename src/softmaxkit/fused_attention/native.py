@@ -1,0 +1,91 @@
+"""Native attention as a PyTorch operator, which torch.compile and torch.export go through as through torch's own."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product, within_lengths
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.launch import untraced
+from softmaxkit.kernels.native_attention import attend
+from softmaxkit.kernels.operator import operator
+from softmaxkit.kernels.operators import RowCall
+
+
+def attend_natively(
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    call: AttentionCall,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Compute attention by a native kernel, or by torch if it refuses the numbers; arguments as in `attend`.
+
+    torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: as `attend`.
+    """
+    if isinstance(key, Tensor) and isinstance(value, Tensor) and lengths is None:
+        numbers = call.clip, call.exponentials, call.offset, call.limit, call.base
+        result: Tensor = native_attention(query, key, value, mask, is_causal, scale, *numbers)
+        return result
+    try:
+        return _attend_untraced(query, key, value, call, mask, is_causal, scale, lengths)
+    except ArithmeticError:
+        key, value = (x.decoded(query.dtype) if isinstance(x, Cached) else x for x in (key, value))
+        return _attend_by_torch(query, key, value, call, within_lengths(lengths, key, mask), is_causal, scale)
+
+
+_attend_untraced = untraced(attend)
+
+
+@operator("cpu")
+def native_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    clip: float,
+    exponentials: list[float],
+    offset: Tensor | None,
+    limit: float,
+    base: float,
+) -> Tensor:
+    """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable."""
+    call = AttentionCall(clip, tuple(exponentials), offset, limit, base)
+    try:
+        return attend(query, key, value, call, mask, is_causal, scale)
+    except ArithmeticError:
+        return _attend_by_torch(query, key, value, call, mask, is_causal, scale).contiguous()
+
+
+@native_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Tensor:
+    return query.new_empty((*query.shape[:3], value.shape[3]))
+
+
+def _attend_by_torch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    call: AttentionCall,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+) -> Tensor:
+    if call.base:
+        return scaled_dot_product(call.base, query, key, value, mask, None, 0.0, is_causal, scale)
+    if call.exponentials:
+        rows = RowCall("levels", (call.clip, list(call.exponentials)), differentiable=False)
+    else:
+        rows = RowCall("exponential", (call.offset, call.limit, math.e))
+    return attend_by_stripes(rows.run, query, key, value, mask, None, 0.0, is_causal, scale)

@@ -1,0 +1,146 @@
+"""Native attention as an operator: torch's opcheck, one graph for a whole model, export, and its fall-back to torch."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import StaticCache
+
+import softmaxkit
+from conftest import tiny_model
+from softmaxkit import ConSmax, Exaq
+from softmaxkit.fused_attention.native import native_attention
+from softmaxkit.kernels import backends
+from softmaxkit.kernels.attention import AttentionCall
+
+if backends.native() is None:
+    pytest.skip("the native kernels are not built", allow_module_level=True)
+
+CALLS = {
+    "levels": AttentionCall.by_levels(-5.0, Exaq(bits=2).exponentials(-5.0)),
+    "exponentials": AttentionCall.by_exponential(torch.tensor([0.5, 1.0]), 0.7),
+}
+METHODS: dict[str, Any] = {"exaq": (Exaq(bits=3), {"clip": -5.0}), "consmax": (ConSmax(), {"beta": 0.5, "gamma": 1.0})}
+MANY, FEW = 40, 3
+
+
+def tensors(queries: int, dtype: torch.dtype = torch.float32, size: float = 1.0) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    shapes = (2, 2, queries, 16), (2, 1, 50, 16), (2, 1, 50, 8)
+    return [(torch.randn(shape, generator=random) * size).to(dtype) for shape in shapes]
+
+
+def arguments(call: AttentionCall, *operands: Tensor, mask: Tensor | None = None) -> tuple[Any, ...]:
+    numbers = call.clip, list(call.exponentials), call.offset, call.limit, call.base
+    return (*operands, mask, mask is None, 0.25, *numbers)
+
+
+@pytest.mark.parametrize("queries", [MANY, FEW])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_it_passes_opcheck(queries: int, call: AttentionCall, dtype: torch.dtype) -> None:
+    mask = torch.rand(queries, 50, generator=torch.Generator().manual_seed(1)) < 0.7
+    operands = tensors(queries, dtype)
+    torch.library.opcheck(native_attention.overload, arguments(call, *operands, mask=mask))
+    torch.library.opcheck(native_attention.overload, arguments(call, *(x.mT.contiguous().mT for x in operands)))
+
+
+@pytest.mark.parametrize("queries", [MANY, FEW])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bad", [None, math.nan, math.inf, "coarse"])
+def test_numbers_that_kernels_refuse_reach_torch_inside_the_operator(queries: int, method: str, bad: Any) -> None:
+    """Also in a compiled function, whose graph is traced without numbers."""
+    spec, numbers = METHODS[method]
+    module, operands = spec.module(**numbers), tensors(queries)
+    compiled = torch.compile(
+        lambda *given: softmaxkit.attention(*given, spec, enable_gqa=True, **numbers), backend="eager"
+    )
+    assert torch.equal(compiled(*operands), compiled(*operands))
+    if bad == "coarse":
+        operands[1][..., 0] *= 1000  # outliers in some tokens, and a spread of scores that 8 bits cannot represent
+        operands[0] *= 30
+    elif bad is not None:
+        operands[2][1, 0, 7] = bad
+    expected = softmaxkit.attention(*operands, spec, enable_gqa=True, **numbers)
+    assert torch.equal(compiled(*operands).nan_to_num(), expected.nan_to_num())
+    scores = operands[0] @ operands[1].mT * 0.25
+    truth = module(scores) @ operands[2]
+    finite = truth.isfinite()
+    assert torch.equal(finite, expected.isfinite())
+    if bad is None and queries == MANY:
+        assert not torch.allclose(expected, truth, atol=1e-4)  # a kernel ran, in 8 bits
+    else:
+        assert torch.allclose(expected[finite], truth[finite], atol=1e-4)
+
+
+def counting(graphs: list[int]) -> Callable[[Any, Any], Any]:
+    """Return a back end that runs graphs as they are, and appends for each how many attentions it has."""
+
+    def compile_graph(graph: Any, inputs: Any) -> Any:
+        graphs.append(str(graph.graph).count("softmaxkit.native_attention"))
+        return graph
+
+    return compile_graph
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_a_model_compiles_to_one_graph(method: str) -> None:
+    """With more layers than Dynamo recompiles a frame, so that breaks at every layer would leave some uncompiled."""
+    torch.compiler.reset()
+    spec, numbers = METHODS[method]
+    model = softmaxkit.apply(tiny_model("llama", layers=10), spec, mode="fused", **numbers)
+    caches = [StaticCache(config=model.config, max_cache_len=16) for _ in range(2)]
+    tokens = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    graphs: list[int] = []
+    compiled: Any = torch.compile(model, backend=counting(graphs), fullgraph=True)
+    for part in (tokens, tokens[:, :1], tokens[:, 1:2]):
+        result, expected = (run(part, cache=cache) for run, cache in zip((compiled, model), caches, strict=True))
+        assert torch.equal(result.logits, expected.logits)
+    assert graphs == [10, 10]  # the prompt, and one token
+
+
+@torch.no_grad()
+def test_layers_compile_by_themselves() -> None:
+    """With a clip each, which Dynamo would take for one number that changes."""
+    torch.compiler.reset()
+    model = softmaxkit.apply(tiny_model("llama", layers=3), Exaq(bits=3))
+    tokens = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    softmaxkit.set_mode(softmaxkit.calibrate(model, [tokens]), "fused")
+    expected = model(tokens, use_cache=False).logits
+    graphs: list[int] = []
+    for layer in model.model.layers:
+        layer.compile(backend=counting(graphs), fullgraph=True)
+    assert torch.equal(model(tokens, use_cache=False).logits, expected)
+    assert graphs == [1, 1, 1]
+
+
+@torch.no_grad()
+def test_a_cache_of_codes_breaks_the_graph_without_a_warning() -> None:
+    torch.compiler.reset()
+    model = softmaxkit.apply(tiny_model("llama"), Exaq(bits=3), mode="fused", clip=-5.0)
+    compiled: Any = torch.compile(model, backend="eager")
+    tokens = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+    caches = [softmaxkit.QuantisedCache(model.config) for _ in range(2)]
+    for part in (tokens, tokens[:, :1]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            result = compiled(part, cache=caches[0]).logits
+        assert torch.equal(result, model(part, cache=caches[1]).logits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_a_model_is_exported_with_the_operator(method: str) -> None:
+    spec, numbers = METHODS[method]
+    model = softmaxkit.apply(tiny_model("bert"), spec, mode="fused", **numbers)
+    tokens = torch.randint(0, 100, (2, 24), generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(model, (tokens,))
+    assert "softmaxkit.native_attention" in str(exported.graph)
+    assert torch.equal(exported.module()(tokens)[0], model(tokens)[0])
