@@ -52,18 +52,19 @@ def attend_by_stripes(
         for first in range(0, queries, rows):
             stripe = query[:, :, first : first + rows]
             count = stripe.shape[2]
+            keys = min(first + count, shape[3]) if is_causal else shape[3]  # that any of these queries attends to
             # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
             together = heads // key_heads * count
-            scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key).reshape(
-                *shape[:2], count, shape[3]
+            scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key[..., :keys]).reshape(
+                *shape[:2], count, keys
             )
             if bias is not None:
-                scores = scores + bias[:, :, first : first + rows]
+                scores = scores + bias[:, :, first : first + rows, :keys]
             attended = None if mask is None else mask[:, :, first : first + rows]
             if is_causal:
-                attended = torch.ones(count, shape[3], dtype=torch.bool, device=scores.device).tril(first)
+                attended = torch.ones(count, keys, dtype=torch.bool, device=scores.device).tril(first)
             probabilities = functional.dropout(normalise(scores, attended), dropout_p)
-            output = probabilities.reshape(batch, key_heads, together, shape[3]) @ value
+            output = probabilities.reshape(batch, key_heads, together, keys) @ value[:, :, :keys]
             outputs.append(output.reshape(batch, heads, count, value.shape[3]))
     return zero_fully_masked(torch.cat(outputs, dim=2), mask).to(dtype)
 
