@@ -15,6 +15,7 @@ import pytest
 from softmaxkit.methods import METHODS
 
 SOURCE = Path(__file__).parents[1] / "src" / "softmaxkit"
+PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 CLASSES = {spec.__name__ for spec in METHODS.values()}
 OUTSIDE = [path for path in sorted(SOURCE.rglob("*.py")) if "methods" not in path.relative_to(SOURCE).parts[:1]]
 EXCEPTIONS: dict[str, str] = {}
@@ -128,9 +129,15 @@ def test_the_check_sees_names(text: str, names: list[str]) -> None:
 
 def test_the_command_that_tests_a_wheel_passes() -> None:
     """Wheels are built elsewhere, where nobody would see that a name moved."""
-    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    python, *arguments = shlex.split(project["tool"]["cibuildwheel"]["test-command"])
+    python, *arguments = shlex.split(PROJECT["tool"]["cibuildwheel"]["test-command"])
     assert python == "python"
     environment = {**os.environ, "SOFTMAXKIT_KERNELS": ""}
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0 or "AssertionError" in done.stderr, done.stderr  # without a compiler there are none
+
+
+def test_a_wheel_lacks_only_the_sources_of_its_kernels() -> None:
+    """An editable install reads the files here, and would not miss what a wheel leaves out."""
+    patterns = PROJECT["tool"]["scikit-build"]["wheel"]["exclude"]
+    left_out = {path for pattern in patterns for path in SOURCE.rglob(pattern)}
+    assert left_out == {*SOURCE.glob("methods/*/native.cpp")}
