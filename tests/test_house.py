@@ -141,3 +141,9 @@ def test_a_wheel_lacks_only_the_sources_of_its_kernels() -> None:
     patterns = PROJECT["tool"]["scikit-build"]["wheel"]["exclude"]
     left_out = {path for pattern in patterns for path in SOURCE.rglob(pattern)}
     assert left_out == {*SOURCE.glob("methods/*/native.cpp")}
+
+
+def test_wheels_have_the_licences_of_the_cells_and_the_mark_of_a_typed_package() -> None:
+    """The tables of ASAP7 may only be redistributed with their licence, which is in NOTICE."""
+    assert PROJECT["project"]["license-files"] == ["LICENSE", "NOTICE"]
+    assert (SOURCE / "py.typed").exists()
