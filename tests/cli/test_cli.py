@@ -153,6 +153,25 @@ def test_methods_takes_one_and_shows_choices(capsys: pytest.CaptureFixture[str])
     assert "softermax" not in out
 
 
+@pytest.mark.parametrize("output", ["a closed pipe", "/dev/full"])
+def test_what_was_asked_for_is_written_even_if_the_table_cannot_be_printed(output: str, tmp_path: Path) -> None:
+    if output == "/dev/full":
+        if not Path(output).exists():
+            pytest.skip("no /dev/full on this system")
+        writer = os.open(output, os.O_WRONLY)
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+    files = {f"--{kind}": tmp_path / kind for kind in ("json", "markdown", "html")}
+    options = [str(word) for option in files.items() for word in option]
+    command = [sys.executable, "-m", "softmaxkit", "claims", "--method", "exaq", "--records", str(tmp_path), *options]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert all(path.exists() for path in files.values())
+
+
 def test_a_full_disk_is_one_line_and_keeps_the_old_record(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from softmaxkit.cli.card import bench_card
-from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, reported, stages
 from softmaxkit.cli.options import (
     GgufOption,
     JsonOption,
@@ -127,12 +127,12 @@ def bench(
     options = SpeedOptions(distinct(specs), shapes, _counts(threads), rounds, compiled, seed, dtypes)
     with stages() as stage:
         record = measure_speed(options, command_line(), stage)
-    screen = results_console(json)
-    for table in _tables(record):
-        screen.print(table)
     machine = record["inputs"]["processor"]
-    screen.print(f"kernels: {record['inputs']['kernels']}, on {machine['name']} ({', '.join(machine['instructions'])})")
-    write_record(record, json)
+    kernels = f"kernels: {record['inputs']['kernels']}, on {machine['name']} ({', '.join(machine['instructions'])})"
+    with reported(record, json) as screen:
+        for table in _tables(record):
+            screen.print(table)
+        screen.print(kernels)
 
 
 def _bench_model(
@@ -158,8 +158,8 @@ def _bench_model(
     options = ModelSpeedOptions(model, specs, prompt, generate, text, _counts(threads), rounds)
     with stages() as stage:
         record = measure_model_speed(options, command_line(), stage)
-    results_console(json).print(_model_table(record))
-    write_record(record, json)
+    with reported(record, json) as screen:
+        screen.print(_model_table(record))
 
 
 def _counts(threads: list[int] | None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, note, reported, stages
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -78,9 +78,9 @@ def calibrate(
     options = CalibrationOptions(model, output, chosen, text, batches, context, mean_bits)
     with alone_in(output), stages() as stage:
         record = calibrate_model(options, command_line(), stage)
-    results_console(json).print(_table(record["results"]))
-    note(f"model: {output}")
-    write_record(record, json)
+    with reported(record, json) as screen:
+        screen.print(_table(record["results"]))
+        note(f"model: {output}")
 
 
 LOSSES = {

@@ -9,7 +9,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, reported, stages
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import ratio
 
@@ -24,14 +24,12 @@ def bench_card(
     options = CardOptions(distinct(specs), shapes, rounds=rounds, seed=seed)
     with stages() as stage:
         record = measure_card(options, command_line(), stage)
-    screen = results_console(json)
-    for table in card_tables(record):
-        screen.print(table)
     inputs = record["inputs"]
-    screen.print(
-        f"{inputs['card']}: copies {inputs['copy_gb_per_s']:.0f} GB/s, multiplies {inputs['matmul_tflops']:.0f} TFLOP/s"
-    )
-    write_record(record, json)
+    ceilings = f"copies {inputs['copy_gb_per_s']:.0f} GB/s, multiplies {inputs['matmul_tflops']:.0f} TFLOP/s"
+    with reported(record, json) as screen:
+        for table in card_tables(record):
+            screen.print(table)
+        screen.print(f"{inputs['card']}: {ceilings}")
 
 
 def card_tables(record: dict[str, Any]) -> list[Table]:

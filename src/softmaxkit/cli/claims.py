@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, note, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, reported, stages
 from softmaxkit.cli.options import JsonOption, methods_option, output_file
 from softmaxkit.methods import METHODS
 
@@ -41,7 +41,6 @@ def claims(
     Figures and verdicts come from records. A claim without a record counts as not measured, and the command that
     measures it is shown.
     """
-    from softmaxkit.files import write_text
     from softmaxkit.report.claims import claims_markdown, render_claims
     from softmaxkit.report.ledger import tally
     from softmaxkit.studies.claims import judge_claims, measure_claims
@@ -51,14 +50,9 @@ def claims(
         with stages() as stage:
             measure_claims(names, records, command_line(), stage)
     record = judge_claims(names, records, command_line())
-    screen = results_console(json)
-    screen.print(_table(record["results"]))
-    screen.print(f"{tally(record['results'])}")
-    write_record(record, json)
-    for path, text in ((markdown, claims_markdown), (html, render_claims)):
-        if path is not None:
-            write_text(path, text(record))
-            note(f"page: {path}")
+    with reported(record, json, (markdown, claims_markdown), (html, render_claims)) as screen:
+        screen.print(_table(record["results"]))
+        screen.print(f"{tally(record['results'])}")
 
 
 def _table(results: list[dict[str, Any]]) -> Table:

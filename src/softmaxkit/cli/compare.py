@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, stoppable, write_record
+from softmaxkit.cli.console import command_line, name_of, note, reported, stages, stoppable
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -104,7 +104,6 @@ def compare(
     fine-tuned or calibrated, as it requires, all with the same budget. Results are a record (compare.json) and a page
     (compare.html). After Ctrl-C, the same command continues where it stopped.
     """
-    from softmaxkit.files import write_text
     from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.models.text import read_bytes
     from softmaxkit.report import render
@@ -151,13 +150,10 @@ def compare(
     note(_plan(options, page))
     with alone_in(output), stages() as stage, stoppable():
         record = compare_methods(options, command_line(), stage, seeds)
-    screen = results_console(json)
-    screen.print(_table(record))
-    for sentence in lost_to_formats(read_variants(record)):
-        screen.print(sentence, soft_wrap=True)
-    write_record(record, json or output / "compare.json")
-    write_text(page, render(record, ledger))
-    note(f"page:   {page}")
+    with reported(record, json or output / "compare.json", (page, lambda record: render(record, ledger))) as screen:
+        screen.print(_table(record))
+        for sentence in lost_to_formats(read_variants(record)):
+            screen.print(sentence, soft_wrap=True)
     if failed := [result for result in record["results"] if result.get("hardware_faults")]:
         names = ", ".join(map(name_of, failed))
         raise RuntimeError(f"the hardware differs from the exact integers: {names}; run 'softmaxkit verify'")

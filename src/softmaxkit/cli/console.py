@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from softmaxkit.files import json_text, write_json
+from softmaxkit.files import json_text, write_json, write_text
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output contains only results."""
@@ -97,6 +97,26 @@ def write_record(record: dict[str, Any], path: Path | None) -> None:
     elif path is not None:
         write_json(path, record)
         note(f"record: {path}")
+
+
+@contextmanager
+def reported(
+    record: dict[str, Any],
+    path: Path | None,
+    *pages: tuple[Path | None, Callable[[dict[str, Any]], str]],
+) -> Iterator[Console]:
+    """Yield the console for a record's tables; then write the record and the pages that have a path.
+
+    They are written even if the tables cannot be printed: their reader may be gone (`| head`), or the disk full.
+    """
+    try:
+        yield results_console(path)
+    finally:
+        write_record(record, path)
+        for page, render in pages:
+            if page is not None:
+                write_text(page, render(record))
+                note(f"page: {page}")
 
 
 def command_line() -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, reported, stages
 from softmaxkit.cli.options import (
     ContextOption,
     GgufOption,
@@ -61,8 +61,8 @@ def evaluate(
     options = EvaluationOptions(model, modes, context, text, windows, tuple(task or ()), include, limit)
     with stages() as stage:
         record = evaluate_model(options, command_line(), stage)
-    results_console(json).print((_task_table if task else _loss_table)(record["results"]))
-    write_record(record, json)
+    with reported(record, json) as screen:
+        screen.print((_task_table if task else _loss_table)(record["results"]))
 
 
 def _task_table(results: list[dict[str, Any]]) -> Table:

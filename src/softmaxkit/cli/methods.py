@@ -8,7 +8,7 @@ from typing import Annotated
 from rich.table import Table
 from rich.text import Text
 
-from softmaxkit.cli.console import command_line, results_console, write_record
+from softmaxkit.cli.console import command_line, reported
 from softmaxkit.cli.options import JsonOption, method_argument
 from softmaxkit.methods import METHODS, method_class
 from softmaxkit.methods.base.spec import Spec
@@ -21,11 +21,6 @@ def methods(
 ) -> None:
     """List the methods with the fields of their specs, their defaults and, for enumerated fields, the choices."""
     specs = [method_class(name)() for name in ([method] if method else METHODS)]
-    screen = results_console(json)
-    for spec in specs:
-        rival = "  a rival, for comparison: " if spec.rival else "  "
-        screen.print(Text.assemble((spec.method, "bold"), f"{rival}{spec.summary}  ", (f"({spec.source})", "dim")))
-        screen.print(_fields(spec), "")
     results = [
         {
             "method": spec.method,
@@ -38,7 +33,11 @@ def methods(
         }
         for spec in specs
     ]
-    write_record(make_record(command_line(), 0, {}, results), json)
+    with reported(make_record(command_line(), 0, {}, results), json) as screen:
+        for spec in specs:
+            rival = "  a rival, for comparison: " if spec.rival else "  "
+            screen.print(Text.assemble((spec.method, "bold"), f"{rival}{spec.summary}  ", (f"({spec.source})", "dim")))
+            screen.print(_fields(spec), "")
 
 
 def _fields(spec: Spec) -> Table:

@@ -10,7 +10,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, note, reported, stages
 from softmaxkit.cli.options import (
     GgufOption,
     JsonOption,
@@ -98,8 +98,8 @@ def recommend(
     with alone_in(output), stages() as stage:
         record = search(options, command_line(), stage, note)
     results = record["results"]
-    results_console(json).print(_table(record, loss))
-    write_record(record, json)
+    with reported(record, json) as screen:
+        screen.print(_table(record, loss))
     holding = [result for result in results if result["holds"]]
     if not holding:
         nearest = min(results, key=_change, default=None)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from softmaxkit.cli.console import command_line, note, results_console, write_record
+from softmaxkit.cli.console import command_line, note, reported
 from softmaxkit.cli.options import JsonOption, any_of, chosen_spec, output_file, writable_folder
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.methods import ALL_METHODS, METHODS
@@ -142,7 +142,6 @@ def simulate(
     from softmaxkit.studies.hardware import require_amaranth
 
     require_amaranth()
-    from softmaxkit.files import write_text
     from softmaxkit.report.simulation import render_simulation
     from softmaxkit.simulation.hardware import hardware_named, read_hardware
     from softmaxkit.simulation.simulate import SimulationOptions
@@ -170,16 +169,12 @@ def simulate(
     )
     with hardware_named(hardware):
         record = run(options, command_line(), note)
-    screen = results_console(json)
-    screen.print(simulation_table(record))
-    for line in energy_lines(record["results"]):
-        screen.print(line, soft_wrap=True)
-    if chips:
-        screen.print(chips_table(record["results"]))
-    write_record(record, json)
-    if html is not None:
-        write_text(html, render_simulation(record))
-        note(f"page: {html}")
+    with reported(record, json, (html, render_simulation)) as screen:
+        screen.print(simulation_table(record))
+        for line in energy_lines(record["results"]):
+            screen.print(line, soft_wrap=True)
+        if chips:
+            screen.print(chips_table(record["results"]))
     with hardware_named(hardware):
         if stream is not None:
             from softmaxkit.simulation.stream import write_stream

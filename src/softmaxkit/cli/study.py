@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, stoppable, write_record
+from softmaxkit.cli.console import command_line, name_of, reported, results_console, stages, stoppable
 from softmaxkit.cli.options import JsonOption, TextOption, output_file, writable_folder
 from softmaxkit.methods import BASELINE
 
@@ -42,7 +42,6 @@ def study(
 
     After Ctrl-C, finished points are kept, and the same command continues from there.
     """
-    from softmaxkit.files import write_text
     from softmaxkit.report.study import render_study
     from softmaxkit.studies.config import read_study, study_names
     from softmaxkit.studies.grid import run_study
@@ -58,11 +57,8 @@ def study(
     chosen = read_study(config)
     with alone_in(output), stages(in_lines=jobs > 1) as stage, stoppable():
         record = run_study(chosen, text, output, seed, command_line(), stage, jobs)
-    results_console(json).print(_table(record))
-    write_record(record, json)
-    if html is not None:
-        write_text(html, render_study(record))
-        note(f"page: {html}")
+    with reported(record, json, (html, render_study)) as screen:
+        screen.print(_table(record))
 
 
 def _table(record: dict[str, Any]) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from softmaxkit.cli.console import command_line, note, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, note, reported, stages
 from softmaxkit.cli.engines import (
     CHANNELS,
     COLUMNS,
@@ -127,7 +127,6 @@ def synth(
     tables are listed separately. With --storage memory, rows are stored in SRAM, which has its own figures. With
     "engine" in place of METHOD, map an attention engine around the unit of --method, on random queries.
     """
-    from softmaxkit.files import write_text
     from softmaxkit.report import silicon as as_markdown
     from softmaxkit.studies.hardware import of_kind, require_amaranth
 
@@ -171,17 +170,14 @@ def synth(
         else:
             record = synthesize_units(units, options, command_line(), stage, note)
     results = record["results"]
-    screen = results_console(json)
-    screen.print((placed_table if place else counts_table if cells in FAMILIES else cells_table)(results))
-    for result in results:
-        for name, mhz in result.get("fmax_at_corners_mhz", {}).items():
-            screen.print(f"{title_of(result)} at {name}: {mhz:,.0f} MHz")
-    for line in remarks(results):
-        screen.print(line)
-    write_record(record, json)
-    if markdown is not None:
-        write_text(markdown, "\n".join((as_markdown.operating_points if pareto else as_markdown.parts)(record)) + "\n")
-        note(f"table: {markdown}")
+    lines = as_markdown.operating_points if pareto else as_markdown.parts
+    with reported(record, json, (markdown, lambda record: "\n".join(lines(record)) + "\n")) as screen:
+        screen.print((placed_table if place else counts_table if cells in FAMILIES else cells_table)(results))
+        for result in results:
+            for name, mhz in result.get("fmax_at_corners_mhz", {}).items():
+                screen.print(f"{title_of(result)} at {name}: {mhz:,.0f} MHz")
+        for line in remarks(results):
+            screen.print(line)
     _raise_failures(results, clock)
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, results_console, stages, stoppable, write_record
+from softmaxkit.cli.console import command_line, name_of, reported, stages, stoppable
 from softmaxkit.cli.options import JsonOption, MethodsOption, SpecsOption, chosen_specs, model_name, writable_folder
 from softmaxkit.recipe import TaskRecipe
 
@@ -68,10 +68,9 @@ def tasks(
     options = TaskOptions(model, tuple(task), tuple(specs), recipe, eight_bit, fine_tune, seeds, output)
     with alone_in(output), stages() as stage, stoppable():
         record = measure_tasks(options, command_line(), stage)
-    screen = results_console(json)
-    for table in _tables(record):
-        screen.print(table)
-    write_record(record, json)
+    with reported(record, json) as screen:
+        for table in _tables(record):
+            screen.print(table)
 
 
 def _tables(record: dict[str, Any]) -> list[Table]:

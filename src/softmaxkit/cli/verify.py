@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from softmaxkit.cli.console import command_line, name_of, note, results_console, stages, write_record
+from softmaxkit.cli.console import command_line, name_of, note, reported, stages
 from softmaxkit.cli.engines import (
     CHANNELS,
     COLUMNS,
@@ -144,8 +144,8 @@ def verify(
 def _finish(record: dict[str, Any], json: Path | None, inject_fault: bool) -> None:
     """Print the table, write the record, and raise RuntimeError on failures."""
     results = record["results"]
-    results_console(json).print(_table(results))
-    write_record(record, json)
+    with reported(record, json) as screen:
+        screen.print(_table(results))
     _raise_failures(results, inject_fault)
 
 
