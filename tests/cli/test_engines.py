@@ -99,6 +99,7 @@ def test_synth_compares_the_netlist(capsys: pytest.CaptureFixture[str], tmp_path
         (("rtl", "engine", "--method", "consmax", "--tkeep"), "leave --tkeep out"),
         (("synth", "engine", "--method", "consmax", "--pareto"), "leave --pareto out"),
         (("synth", "engine", "--method", "consmax", "--columns", 5), "columns of an engine divide its 64 channels"),
+        (("rtl", "engine", "--method", "consmax", "--channels", 0), "channels of an engine is a whole number from 1"),
         (("verify", "engine", "--method", "exaq", "--pipeline", "deferred"), "hardware that divides after"),
         (("verify", "engine", "--method", "softmax"), "softmax"),
     ],

@@ -240,6 +240,12 @@ def test_refuses_steps_out_of_range(step: float) -> None:
         Attention.of(Softermax(), 4, query_step=step)
 
 
+@pytest.mark.parametrize("channels", [0, -64])
+def test_refuses_channels_before_it_scales_by_their_number(channels: int) -> None:
+    with pytest.raises(ValueError, match=f"channels of an engine is a whole number from 1 to 1024, not {channels}"):
+        Attention.of(Softermax(), channels)
+
+
 def test_refuses_heads_and_codes() -> None:
     attention, _, (queries, keys, values, attended) = head_of(Softermax())
     with pytest.raises(ValueError, match=r"queries are \(..., 16\), not \(40, 8\)"):

@@ -55,10 +55,8 @@ class Attention:
 
     def __post_init__(self) -> None:
         _score_scale(self.spec, self.constants)
-        for name, (least, most) in RANGES.items():
-            value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise ValueError(f"{name} of an engine is a whole number from {least} to {most}, not {value!r}")
+        for name in RANGES:
+            _check_range(name, getattr(self, name))
 
     @classmethod
     def of(
@@ -83,6 +81,7 @@ class Attention:
         Raises:
             ValueError: the steps and the scale are too far from the method's score scale, or as `Attention`.
         """
+        _check_range("channels", channels)
         constants = spec.examples()[0] if constants is None else constants
         scale = 1 / math.sqrt(channels) if scale is None else scale
         product_step = query_step * key_step * scale / _score_scale(spec, constants)
@@ -109,6 +108,13 @@ class Attention:
     def outputs(self, sums: Array) -> Array:
         """Return the outputs for weighted sums, int64: shifted, rounded and saturated to the range of int8."""
         return CODE.saturate(shift_right(sums, self.output_places))
+
+
+def _check_range(name: str, value: object) -> None:
+    """Raise ValueError if an integer parameter is out of its range."""
+    least, most = RANGES[name]
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} of an engine is a whole number from {least} to {most}, not {value!r}")
 
 
 def golden_attention(attention: Attention, queries: Array, keys: Array, values: Array, attended: Array) -> Array:
