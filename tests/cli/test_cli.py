@@ -198,6 +198,15 @@ def test_a_device_file_is_written_to_and_not_replaced(capsys: pytest.CaptureFixt
     assert Path("/dev/full").is_char_device()
 
 
+def test_tables_are_printed_in_any_encoding() -> None:
+    records = Path(__file__).parents[2] / "results"
+    command = [sys.executable, "-m", "softmaxkit", "claims", "--method", "exaq", "--records", str(records)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert r"\xb1" in done.stdout
+
+
 def test_studies_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "study")
     assert code == 0
