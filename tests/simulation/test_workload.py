@@ -223,6 +223,16 @@ def test_a_file_that_is_no_configuration_gets_one_line(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["model", "model.gguf"])
+def test_a_file_that_is_no_model_is_not_said_to_be_missing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"no model")
+    with pytest.raises(ValueError, match=f"^{name} is not a model whose configuration transformers can read"):
+        read_workload(name)
+
+
 def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"query heads \(9\) must be a multiple of that of key heads \(2\)"):
         Workload("odd", 1, 9, 2, 64, True, "")

@@ -106,8 +106,8 @@ def _is_hub_name(place: str) -> bool:
 
 
 def unreadable(place: str | Path, what: str, reason: str) -> str:
-    """Return the message that a folder or hub name is not `what`, e.g. "a checkpoint"."""
-    missing = "" if Path(place).is_dir() else f"there is no folder {place}, and as a hub name "
+    """Return the message that a folder, file or hub name is not `what`, e.g. "a checkpoint"."""
+    missing = "" if Path(place).exists() else f"there is no folder {place}, and as a hub name "
     return f"{missing}{place} is not {what}: {reason}"
 
 
