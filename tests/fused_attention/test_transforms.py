@@ -101,6 +101,16 @@ def test_export_and_compile(spec: Spec, numbers: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_trace(spec: Spec, numbers: dict[str, Any]) -> None:
+    module = spec.module(**numbers).eval()
+    traced = torch.jit.trace(module, (SCORES,))
+    assert torch.allclose(traced(TANGENT), module(TANGENT), **TOLERANCE)
+    module.mode = "integer"
+    with pytest.raises(RuntimeError, match="the integer mode cannot be exported or traced"):
+        torch.jit.trace(module, (SCORES,))
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
 def test_integers_say_that_they_do_not_go_through_transforms(spec: Spec, numbers: dict[str, Any]) -> None:
     module = spec.module(mode="integer", **numbers)
     for transform in (

@@ -33,13 +33,19 @@ PARAMETERS: dict[Any, dict[str, float]] = {
 }
 METHODS = [pytest.param(spec, id=spec.method) for spec in PARAMETERS]
 LEVELS = [0.1, 0.2, 0.5, 1.0]
+
+
+def encode(x: Tensor) -> codes.Cached:
+    return codes.encode(x, 8)
+
+
 KERNELS: list[Callable[[Tensor], Any]] = [
     rows.softmax,
     lambda x: rows.exponential(x, torch.zeros(())),
     lambda x: rows.levels(x, -5.0, LEVELS),
     lambda x: rows.topk(x, 2),
     lambda x: packed.levels(x, -5.0, LEVELS),
-    lambda x: codes.encode(x, 8),
+    encode,
     lambda x: native_attention.attend(x, x, x, AttentionCall.by_levels(-5.0, LEVELS)),
 ]
 
@@ -76,6 +82,19 @@ def test_kernels_refuse(run: Callable[[Tensor], Any], tensor: Tensor) -> None:
         pytest.skip("no native kernels run here")
     with pytest.raises(TypeError, match=f"memory, of which a {type(tensor).__name__} has none"):
         run(tensor)
+
+
+@pytest.mark.parametrize("run", [run for run in KERNELS if run is not encode])
+def test_kernels_refuse_a_trace_which_would_not_record_what_they_write(run: Callable[[Tensor], Any]) -> None:
+    if native() is None:
+        pytest.skip("no native kernels run here")
+    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace does not record what native kernels write"):
+        torch.jit.trace(run, (SCORES,))
+
+
+def test_codes_are_traced_through_torch() -> None:
+    traced = torch.jit.trace(lambda x: encode(x).decoded(x.dtype), (SCORES,))
+    assert torch.equal(traced(-SCORES), encode(-SCORES).decoded(SCORES.dtype))
 
 
 @pytest.mark.parametrize("spec", METHODS)

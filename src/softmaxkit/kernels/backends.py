@@ -142,6 +142,8 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         return ["it has no such kernel"]
     if reasons := more(kind_of(name)):
         return reasons
+    if name in NATIVE and not support.traceable and is_jit_tracing():
+        reasons.append("torch.jit.trace does not record what it writes")
     for tensor in tensors:
         reasons += _device_reasons(name, tensor.device)
         if tensor.dtype not in support.dtypes:
@@ -207,6 +209,11 @@ def transform_at_work() -> str:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "transforms of torch.func"
     return "forward-mode derivatives" if torch.autograd.forward_ad._current_level >= 0 else ""
+
+
+def is_jit_tracing() -> bool:
+    """Return whether `torch.jit.trace` is recording, which misses what native kernels write; False in an operator."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.backends import is_jit_tracing, native
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.masks import expand_mask
 
@@ -69,8 +69,11 @@ def loaded() -> ModuleType:
     """Return the module of native kernels that runs here.
 
     Raises:
-        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
+        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`; or `torch.jit.trace` is at work,
+            which does not record what they write. In operators it is not.
     """
+    if is_jit_tracing():
+        raise RuntimeError("torch.jit.trace does not record what native kernels write; call them outside of it")
     kernels = native()
     if kernels is None:
         raise RuntimeError(
