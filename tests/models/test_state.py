@@ -38,6 +38,14 @@ def test_a_state_dict_carries_the_calibration(spec: Spec) -> None:
         assert dict(module.calibration) == dict(layers(model)[name].calibration)
 
 
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_state_dict_is_assigned_to_a_model_on_the_meta_device(spec: Spec) -> None:
+    model, other = calibrated(spec), calibrated(spec, TOKENS[:1, :3])
+    other.to("meta").load_state_dict(model.state_dict(), assign=True)
+    assert not any(tensor.is_meta for tensor in other.state_dict().values())
+    assert torch.equal(other(TOKENS).logits, model(TOKENS).logits)
+
+
 def test_a_state_dict_without_calibration_keeps_the_current_one() -> None:
     model = calibrated(Exaq(bits=3))
     before = model(TOKENS).logits

@@ -148,12 +148,12 @@ class Calibrated(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Load the calibration too; a state dict written before calibration was stored leaves it unchanged."""
-        key = f"{prefix}calibrated"
+        key, names = f"{prefix}calibrated", self.calibrated_numbers
         saved = state_dict.get(key)
         if saved is None:
             state_dict[key] = self.calibrated
-        elif len(saved) == len(self.calibrated_numbers) and not torch.equal(saved.cpu(), self.calibrated.cpu()):
-            self.set_calibration(numbers_of(saved, self.calibrated_numbers))
+        elif len(saved) == len(names) and not torch.equal(saved.cpu(), bits_of(self._calibration, names)):
+            self.set_calibration(numbers_of(saved, names))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def train(self, mode: bool = True) -> Self:
