@@ -30,6 +30,11 @@ def heads_of(*numbers: Any) -> int | None:
     return None
 
 
+def constant(number: Any) -> float:
+    """Return a number as one that torch.compile takes for a constant; if it changed, it would become a symbol."""
+    return float.fromhex(float(number).hex())
+
+
 def is_real(value: Any) -> bool:
     """Return whether a value is a real number, a sequence or an array of them, or None."""
     if isinstance(value, (list, tuple)):

@@ -144,3 +144,15 @@ def test_a_model_is_exported_with_the_operator(method: str) -> None:
     exported = torch.export.export(model, (tokens,))
     assert "softmaxkit.native_attention" in str(exported.graph)
     assert torch.equal(exported.module()(tokens)[0], model(tokens)[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_a_trace_of_a_model_records_the_operator(method: str) -> None:
+    """Of a kernel it used to record an empty result alone, whatever memory held."""
+    spec, numbers = METHODS[method]
+    model = softmaxkit.apply(tiny_model("gpt2"), spec, mode="fused", **numbers)
+    model.config.use_cache = False
+    tokens = torch.randint(0, 100, (2, 24), generator=torch.Generator().manual_seed(0))
+    traced = torch.jit.trace(model, (tokens,), check_trace=False, strict=False)
+    assert torch.equal(traced(tokens.flip(0))["logits"], model(tokens.flip(0)).logits)

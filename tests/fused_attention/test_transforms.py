@@ -10,6 +10,7 @@ import pytest
 import torch
 from cases import BY_METHOD
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import softmaxkit
 from softmaxkit import ConSmax, Spec
@@ -103,11 +104,21 @@ def test_export_and_compile(spec: Spec, numbers: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
 def test_trace(spec: Spec, numbers: dict[str, Any]) -> None:
     module = spec.module(**numbers).eval()
-    traced = torch.jit.trace(module, (SCORES,))
-    assert torch.allclose(traced(TANGENT), module(TANGENT), **TOLERANCE)
-    module.mode = "integer"
-    with pytest.raises(RuntimeError, match="the integer mode cannot be exported or traced"):
-        torch.jit.trace(module, (SCORES,))
+    for trace in (lambda: torch.jit.trace(module, (SCORES,)), lambda: make_fx(module)(SCORES)):
+        module.mode = "float"
+        assert torch.allclose(trace()(TANGENT), module(TANGENT), **TOLERANCE)
+        module.mode = "integer"
+        with pytest.raises(RuntimeError, match="the integer mode cannot be exported or traced"):
+            trace()
+
+
+@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)
+def test_trace_of_attention(spec: Spec, numbers: dict[str, Any]) -> None:
+    def attention(x: Tensor) -> Tensor:
+        return softmaxkit.attention(x, x, x, spec, **numbers)
+
+    expected = softmaxkit.attention(*[TANGENT.double()] * 3, spec, **numbers).float()
+    assert torch.allclose(make_fx(attention)(SCORES)(TANGENT), expected, **TOLERANCE)
 
 
 @pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=IDS)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 
 import softmaxkit
@@ -49,6 +50,7 @@ KERNELS: list[Callable[[Tensor], Any]] = [
     lambda x: native_attention.attend(x, x, x, AttentionCall.by_levels(-5.0, LEVELS)),
 ]
 
+TRACES = [lambda run: torch.jit.trace(run, (SCORES,)), lambda run: make_fx(lambda x: run(x))(SCORES)]
 
 CONTEXTS = [
     lambda: FakeTensorMode(allow_non_fake_inputs=True),
@@ -85,11 +87,12 @@ def test_kernels_refuse(run: Callable[[Tensor], Any], tensor: Tensor) -> None:
 
 
 @pytest.mark.parametrize("run", [run for run in KERNELS if run is not encode])
-def test_kernels_refuse_a_trace_which_would_not_record_what_they_write(run: Callable[[Tensor], Any]) -> None:
+@pytest.mark.parametrize("trace", TRACES)
+def test_kernels_refuse_a_trace_which_would_not_record_what_they_write(trace: Any, run: Any) -> None:
     if native() is None:
         pytest.skip("no native kernels run here")
-    with pytest.raises(RuntimeError, match=r"torch\.jit\.trace does not record what native kernels write"):
-        torch.jit.trace(run, (SCORES,))
+    with pytest.raises(RuntimeError, match="does not record what native kernels write"):
+        trace(run)
 
 
 def test_codes_are_traced_through_torch() -> None:

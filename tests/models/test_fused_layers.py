@@ -100,16 +100,3 @@ def test_fused_that_runs_in_a_kernel_does_not_warn() -> None:
         warnings.simplefilter("error", UserWarning)
         model(TOKENS)
         softmaxkit.calibrate(model, [TOKENS])  # which needs the scores
-
-
-@pytest.mark.skipif(not NATIVE, reason="no native kernels here")
-def test_a_trace_runs_in_float() -> None:
-    """Of a kernel it used to record an empty result alone, whatever memory held."""
-    model = softmaxkit.apply(tiny_model("gpt2"), ConSmax(), mode="fused")
-    model.config.use_cache = False
-    with torch.no_grad():
-        with pytest.warns(UserWarning, match=r"in float here: torch\.jit\.trace does not record"):
-            traced = torch.jit.trace(model, (TOKENS,), check_trace=False, strict=False)
-        result = traced(TOKENS.flip(0))["logits"]
-        softmaxkit.set_mode(model, "float")
-        assert torch.allclose(result, model(TOKENS.flip(0)).logits, rtol=1e-5, atol=1e-6)

@@ -142,8 +142,6 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
         return ["it has no such kernel"]
     if reasons := more(kind_of(name)):
         return reasons
-    if name in NATIVE and not support.traceable and is_jit_tracing():
-        reasons.append("torch.jit.trace does not record what it writes")
     for tensor in tensors:
         reasons += _device_reasons(name, tensor.device)
         if tensor.dtype not in support.dtypes:
@@ -162,9 +160,11 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
 
 
 def memory_reasons(tensor: Tensor) -> list[str]:
-    """Return the reason against reading a tensor's memory if it is fake or wraps others; Dynamo stops by itself."""
+    """Return the reasons against a kernel that reads memory itself, being no operator; Dynamo stops there by itself."""
     if torch.compiler.is_dynamo_compiling():
         return []
+    if is_traced():
+        return ["a trace (torch.jit.trace, make_fx) does not record what it writes"]
     if isinstance(tensor, FakeTensor) or is_traceable_wrapper_subclass(tensor):
         return [f"it reads memory, of which a {type(tensor).__name__} has none"]
     return []
@@ -211,8 +211,11 @@ def transform_at_work() -> str:
     return "forward-mode derivatives" if torch.autograd.forward_ad._current_level >= 0 else ""
 
 
-def is_jit_tracing() -> bool:
-    """Return whether `torch.jit.trace` is recording, which misses what native kernels write; False in an operator."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def is_traced() -> bool:
+    """Return whether a trace records the operators called here, and misses what other native kernels write."""
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx
+        return True
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from softmaxkit.kernels.backends import is_jit_tracing, native
+from softmaxkit.kernels.backends import is_traced, native
 from softmaxkit.kernels.launch import DTYPES, address, untraced
 
 BITS = (8, 4)
@@ -161,7 +161,7 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
             other devices a check would have to synchronise: the step is NaN instead, as is attention to the token.
     """
     is_on_cpu = tokens.device.type == "cpu"
-    kernels = native() if is_on_cpu and tokens.dtype in DTYPES and not is_jit_tracing() else None
+    kernels = native() if is_on_cpu and tokens.dtype in DTYPES and not is_traced() else None
     encoded: Cached | None
     if kernels is None:
         encoded = _by_torch(tokens, bits, centre, factor)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import is_jit_tracing, native
+from softmaxkit.kernels.backends import is_traced, native
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.masks import expand_mask
 
@@ -31,11 +31,6 @@ def untraced(function: Function) -> Function:
     """Make torch.compile call a function instead of tracing it; with fullgraph=True it raises an error there."""
     disabled: Function = torch.compiler.disable(function)
     return disabled
-
-
-def constant_in_traces(number: float) -> float:
-    """Return a number that torch.compile takes for a constant; one that changed between calls would become symbolic."""
-    return float.fromhex(float(number).hex()) if torch.compiler.is_dynamo_compiling() else number
 
 
 def empty(shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -69,11 +64,11 @@ def loaded() -> ModuleType:
     """Return the module of native kernels that runs here.
 
     Raises:
-        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`; or `torch.jit.trace` is at work,
-            which does not record what they write. In operators it is not.
+        RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`; or a trace would not record what
+            they write. It does record operators, and is not at work inside of them.
     """
-    if is_jit_tracing():
-        raise RuntimeError("torch.jit.trace does not record what native kernels write; call them outside of it")
+    if is_traced():
+        raise RuntimeError("a trace (torch.jit.trace, make_fx) does not record what native kernels write")
     kernels = native()
     if kernels is None:
         raise RuntimeError(

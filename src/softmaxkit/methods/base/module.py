@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.backends import Choice, is_jit_tracing, only_torch, pick, transform_at_work
+from softmaxkit.kernels.backends import Choice, is_traced, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.launch import untraced
 from softmaxkit.kernels.operators import RowCall
@@ -141,7 +141,7 @@ class SoftmaxModule(Calibrated, ABC):
         if self._calibrator is not None:
             return self.observe(scores, mask)
         if self.mode == "integer":
-            if torch.compiler.is_exporting() or is_jit_tracing():
+            if torch.compiler.is_exporting() or is_traced():
                 raise RuntimeError('the integer mode cannot be exported or traced; do so in mode="float"')
             result: Tensor = self._integer_forward(at_least_float32(scores), mask)
             return result.to(scores.dtype)

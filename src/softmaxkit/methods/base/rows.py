@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.launch import constant_in_traces
 from softmaxkit.masks import check_mask
 from softmaxkit.methods.base.levels import least_values
+from softmaxkit.tables import constant
 
 
 def check_attended(scores: Tensor, mask: Tensor | None) -> None:
@@ -65,7 +65,7 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
     distance = distance_to_maximum(scores, attended)
     clipped = torch.clamp(distance, min=clip)
     exact = distance.detach().double()  # float64, so that ties are exact
-    least = _least_values(constant_in_traces(clip), levels)
+    least = _least_values(constant(clip), levels)
     if levels > FEW_LEVELS:
         bounds = torch.tensor(least, dtype=exact.dtype, device=exact.device)
         level = torch.bucketize(exact.contiguous(), bounds, right=True).to(distance.dtype)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from softmaxkit.kernels.launch import constant_in_traces
-from softmaxkit.tables import heads_of
+from softmaxkit.tables import constant, heads_of
 
 PARAMETERS = ("clip", "scale")
 
@@ -33,7 +32,7 @@ def required_clip(parameters: Mapping[str, Any]) -> float:
         )
     if (heads := heads_of(clip)) is not None:
         raise ValueError(f"clip must be a single number here, got one for each of {heads} heads")
-    clip = constant_in_traces(clip)
+    clip = constant(clip)
     if not (math.isfinite(clip) and clip < 0):
         raise ValueError(f"the clip of Exaq must be negative and finite, such as -6.0, got {clip}")
-    return float(clip)
+    return clip
