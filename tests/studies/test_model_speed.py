@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -51,6 +52,23 @@ def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path)
         assert result["fused_layers"] == (2 if native else 0)
         assert abs(result["loss_change_from_float_percent"]) < 1
         assert result["loss_nats"] == pytest.approx(float32["loss_nats"], rel=0.05)
+
+
+@pytest.mark.slow
+def test_compiled_models_are_measured_over_a_static_cache(model: str, tmp_path: Path) -> None:
+    path, text = tmp_path / "speed.json", tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 400)
+    options = ["--model", model, "--prompt", "60", "--generate", "3", "--rounds", "1", "--threads", "1", "--compile"]
+    assert main(["bench", *options, "--text", str(text), "--method", "consmax", "--json", str(path)]) == 0
+    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    kinds: dict[str | None, list[Any]] = {None: [], "static cache, compiled": [], "8-bit cache": []}
+    for result in results:
+        kinds[result.get("storage")].append(result)
+    plain, compiled, _ = kinds.values()
+    names = [(result["method"], result["variant"], result.get("dtype")) for result in plain]
+    assert [(result["method"], result["variant"], result.get("dtype")) for result in compiled] == names
+    assert all(result["generated_speedup_over_float32"] > 0 for result in compiled)
+    assert not any("loss_nats" in result for result in compiled)
 
 
 @pytest.mark.parametrize(

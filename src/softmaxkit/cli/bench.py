@@ -81,7 +81,10 @@ def bench(
         list[Dtype] | None,
         typer.Option(help="Dtype of the inputs. Repeatable.", show_default=", and ".join(DTYPES)),
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile", help="Also measure torch with torch.compile.")] = False,
+    compiled: Annotated[
+        bool,
+        typer.Option("--compile", help="Also measure torch with torch.compile; with --model, the methods too."),
+    ] = False,
     seed: SeedOption = 0,
     json: JsonOption = None,
 ) -> None:
@@ -94,7 +97,8 @@ def bench(
     exact attention, including the method's own deviation.
 
     With --model: reading a prompt and generating tokens after it, in mode "fused", compared with the original model in
-    float32 and bfloat16.
+    float32 and bfloat16. With --compile, all of these under torch.compile too, over a static cache; compiling takes
+    some minutes for each.
 
     With --device cuda: softmax rows, attention forward and backward, and decoding, in bfloat16, by our kernels,
     FlexAttention and each back end of scaled_dot_product_attention, as percentages of the GPU's measured copy and
@@ -103,8 +107,8 @@ def bench(
     set TRITON_INTERPRET=1; times are then meaningless.
     """
     if model is not None or gguf is not None:
-        refuse(given(context, "shape", "dtype", "compiled", "seed", "device"), "--model has its own shapes, on the CPU")
-        _bench_model(with_gguf(model, gguf), method, spec, prompt, generate, text, threads, rounds, json)
+        refuse(given(context, "shape", "dtype", "seed", "device"), "--model has its own shapes, on the CPU")
+        _bench_model(with_gguf(model, gguf), method, spec, prompt, generate, text, threads, rounds, compiled, json)
         return
     refuse(given(context, "prompt", "generate", "text"), "only for use with --model")
     shapes = tuple(_shape(text) for text in shape or (SHAPES if device is Device.CPU else CARD_SHAPES))
@@ -144,6 +148,7 @@ def _bench_model(
     text: Path | None,
     threads: list[int] | None,
     rounds: int,
+    compiled: bool,
     json: Path | None,
 ) -> None:
     """Measure a whole model, print the table and write the record."""
@@ -155,7 +160,7 @@ def _bench_model(
     specs = distinct(chosen_specs(method, spec))
     if not (method or spec):
         specs = tuple(filter(has_fused_attention, specs))
-    options = ModelSpeedOptions(model, specs, prompt, generate, text, _counts(threads), rounds)
+    options = ModelSpeedOptions(model, specs, prompt, generate, text, _counts(threads), rounds, compiled)
     with stages() as stage:
         record = measure_model_speed(options, command_line(), stage)
     with reported(record, json) as screen:
@@ -169,7 +174,13 @@ def _counts(threads: list[int] | None) -> tuple[int, ...]:
 def _model_table(record: dict[str, Any]) -> Table:
     inputs = record["inputs"]
     title = f"{inputs['model']['name']}: {inputs['prompt_tokens']} tokens read, {inputs['generated_tokens']} generated"
-    table = Table("method", "threads", title=title, caption=f"kernels: {inputs['kernels']}", box=SIMPLE_HEAD)
+    table = Table(
+        "method",
+        "threads",
+        title=title,
+        caption=f"kernels: {inputs['kernels']}; loss of {inputs['loss_windows']} windows",
+        box=SIMPLE_HEAD,
+    )
     for part in ("read", "generated"):
         for column in (f"{part}/s", "over float32", "over bfloat16"):
             table.add_column(column, justify="right")
@@ -189,7 +200,7 @@ def _model_table(record: dict[str, Any]) -> Table:
                     f"{ratio(result[f'{part}_speedup_over_bfloat16'])}x",
                 )
             ),
-            f"{result['loss_nats']:.4f}",
+            f"{result['loss_nats']:.4f}" if "loss_nats" in result else "",
             "" if change is None else f"{change:+.2f}%",
             str(result.get("fused_layers", "")),
         )

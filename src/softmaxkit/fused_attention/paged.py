@@ -37,6 +37,7 @@ class PagedKeyValueCache:
 
     As with vLLM, the caller keeps track of free pages and of the pages of each sequence. The slot of a token is its
     page times `block_size` plus its position in the page. Sequences may share pages, e.g. those of a common prefix.
+    Threads must take turns to write: the first keys of all decide how later ones are encoded.
 
     The centre of 4-bit keys and the factors of outlier channels, as in `KeyValueCache`, are per head and channel and
     fixed for the whole pool, because pages are shared and reused and their codes never change. They are computed from

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import _dynamo as dynamo
+from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from softmaxkit.kernels.backends import backend_name
 from softmaxkit.methods.base.spec import Spec
@@ -34,6 +35,10 @@ from softmaxkit.studies.speed import torch_with_threads
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 """Dtypes in which the model is measured, with torch's attention and with every method."""
+LOSS_WINDOWS = 8
+"""Windows of text on which the loss is measured; the first is the prompt. Errors of 8 bits change each a little."""
+GRAPHS = 1000
+"""Graphs of one function that Dynamo may compile: all models share their code, and from eight on it stops silently."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class ModelSpeedOptions:
             for the Python standard library's source.
         threads: numbers of threads to measure with.
         rounds: number of rounds, in each of which all models run in turn.
+        compiled: measure all models under torch.compile too.
     """
 
     model: str
@@ -58,6 +64,7 @@ class ModelSpeedOptions:
     text: Path | None
     threads: tuple[int, ...]
     rounds: int
+    compiled: bool = False
 
 
 class Runner(NamedTuple):
@@ -67,11 +74,13 @@ class Runner(NamedTuple):
         figures: its entry in the record.
         model: the model, with its attention.
         cache: returns a new empty cache.
+        run: the model, or the model compiled.
     """
 
     figures: dict[str, Any]
     model: PreTrainedModel
-    cache: Callable[[], DynamicCache]
+    cache: Callable[[], Cache]
+    run: Callable[..., Any]
 
 
 def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stage: Stage) -> dict[str, Any]:
@@ -85,28 +94,32 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
     Returns:
         The record: a result for each runner and number of threads, with `prompt_tokens_per_second` and
         `generated_tokens_per_second`, medians over the rounds; their ratios to torch's in each dtype
-        (`prompt_speedup_over_float32`, ...); and `loss_nats` on the prompt. Those of methods also have `dtype`,
-        `loss_change_from_float_percent`, against their own float mode, and `fused_layers`, the number of layers that
-        run in a native kernel.
+        (`prompt_speedup_over_float32`, ...); and `loss_nats` on windows of the prompt's length. Those of methods also
+        have `dtype`, `loss_change_from_float_percent`, against their own float mode, and `fused_layers`, the number of
+        layers that run in a native kernel. Compiled models have no loss of their own.
 
     Raises:
         ValueError: the text or model cannot be used.
     """
     model, tokenizer = read_pretrained(options.model, options.prompt + options.tokens, by="--prompt and --generate")
     corpus = read_corpus(options.text, tokenizer)
-    window = corpus.held_out_windows(options.prompt, 1)
+    windows = corpus.held_out_windows(options.prompt, LOSS_WINDOWS)
     batches = corpus.calibration_batches(options.prompt)
     models = {name: _cast(model, dtype) for name, dtype in TORCH_DTYPES.items()}
-    runners = [_rival(cast, name, window) for name, cast in models.items()]
+    runners = [_rival(cast, name, windows) for name, cast in models.items()]
     for spec in options.specs:
         for name, cast in models.items():
             stage(f"calibrate {spec.name} in {name}")
-            runners += _with_method(cast, name, spec, batches, window)
+            runners += _with_method(cast, name, spec, batches, windows)
+    if options.compiled:
+        tokens = options.prompt + options.tokens
+        runners += [_compiled(runner, tokens) for runner in runners if "storage" not in runner.figures]
     results = []
     for threads in options.threads:
         title = f"{options.model}, {threads} thread{'s' if threads > 1 else ''}"
-        with torch_with_threads(threads), torch.inference_mode():
-            runs = [partial(_generate, runner, window[:, :-1], options.tokens) for runner in runners]
+        torch.compiler.reset()  # code is compiled for a number of threads
+        with torch_with_threads(threads), torch.inference_mode(), dynamo.config.patch(recompile_limit=GRAPHS):
+            runs = [partial(_generate, runner, windows[:1, :-1], options.tokens) for runner in runners]
             seconds = in_turn(runs, options.rounds, stage(title))
         results += [
             {**runner.figures, **_figures(own, seconds, options), "threads": threads}
@@ -117,6 +130,7 @@ def measure_model_speed(options: ModelSpeedOptions, command: Sequence[str], stag
         "model": {"name": options.model, "parameters": model.num_parameters()},
         "prompt_tokens": options.prompt,
         "generated_tokens": options.tokens,
+        "loss_windows": len(windows),
         "rounds": options.rounds,
         "kernels": backend_name(),
         "processor": processor(),
@@ -132,19 +146,29 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return cast
 
 
-def _rival(model: PreTrainedModel, dtype: str, window: Tensor) -> Runner:
+def _rival(model: PreTrainedModel, dtype: str, windows: Tensor) -> Runner:
     """Return a model with torch's own attention."""
-    figures = {"method": "torch", "variant": dtype, "loss_nats": loss_on(model, window)}
-    return Runner(figures, model, lambda: DynamicCache(config=model.config))
+    figures = {"method": "torch", "variant": dtype, "loss_nats": loss_on(model, windows)}
+    return Runner(figures, model, lambda: DynamicCache(config=model.config), model)
 
 
-def _with_method(model: PreTrainedModel, dtype: str, spec: Spec, batches: list[Tensor], window: Tensor) -> list[Runner]:
+def _compiled(runner: Runner, tokens: int) -> Runner:
+    """Return a model under torch.compile, in one graph for the prompt and one for a token, over a static cache."""
+    figures = {name: figure for name, figure in runner.figures.items() if not name.startswith("loss")}
+    figures["storage"] = "static cache, compiled"
+    model = runner.model
+    return Runner(figures, model, lambda: StaticCache(model.config, tokens), torch.compile(model, dynamic=False))
+
+
+def _with_method(
+    model: PreTrainedModel, dtype: str, spec: Spec, batches: list[Tensor], windows: Tensor
+) -> list[Runner]:
     """Return a model with a method in mode "fused", with transformers' cache and with the 8-bit `QuantisedCache`."""
     own = calibrate(apply(_copy_with_same_weights(model), spec), batches).eval()
-    in_float = loss_on(own, window)
+    in_float = loss_on(own, windows)
     set_mode(own, "fused")
-    loss = loss_on(own, window)
-    native = sum(choice.native for choice in fused_layers(own, window[:, :-1]).values())
+    loss = loss_on(own, windows)
+    native = sum(choice.native for choice in fused_layers(own, windows[:1, :-1]).values())
     figures = make_result(
         spec,
         "fused",
@@ -153,10 +177,10 @@ def _with_method(model: PreTrainedModel, dtype: str, spec: Spec, batches: list[T
         loss_change_from_float_percent=100 * (loss / in_float - 1),
         fused_layers=native,
     )
-    plain = Runner(figures, own, lambda: DynamicCache(config=own.config))
+    plain = Runner(figures, own, lambda: DynamicCache(config=own.config), own)
     if not native:
         return [plain]
-    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: QuantisedCache(own.config))]
+    return [plain, Runner({**figures, "storage": "8-bit cache"}, own, lambda: QuantisedCache(own.config), own)]
 
 
 def _copy_with_same_weights(model: PreTrainedModel) -> PreTrainedModel:
@@ -167,11 +191,11 @@ def _generate(runner: Runner, prompt: Tensor, tokens: int) -> tuple[float, float
     """Process a prompt and generate tokens greedily; return the seconds for each of the two."""
     cache, prompt = runner.cache(), prompt.to(device_of(runner.model))
     start = time.perf_counter()
-    logits = runner.model(prompt, cache=cache, use_cache=True, logits_to_keep=1).logits
+    logits = runner.run(prompt, cache=cache, use_cache=True, logits_to_keep=1).logits
     read = time.perf_counter()
     for _ in range(tokens):
         token = logits[:, -1:].argmax(-1)
-        logits = runner.model(token, cache=cache, use_cache=True).logits
+        logits = runner.run(token, cache=cache, use_cache=True).logits
     return read - start, time.perf_counter() - read
 
 
