@@ -15,7 +15,7 @@ from transformers import StaticCache
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exaq
-from softmaxkit.fused_attention.native import native_attention
+from softmaxkit.fused_attention import native
 from softmaxkit.kernels import backends
 from softmaxkit.kernels.attention import AttentionCall
 
@@ -47,8 +47,8 @@ def arguments(call: AttentionCall, *operands: Tensor, mask: Tensor | None = None
 def test_it_passes_opcheck(queries: int, call: AttentionCall, dtype: torch.dtype) -> None:
     mask = torch.rand(queries, 50, generator=torch.Generator().manual_seed(1)) < 0.7
     operands = tensors(queries, dtype)
-    torch.library.opcheck(native_attention.overload, arguments(call, *operands, mask=mask))
-    torch.library.opcheck(native_attention.overload, arguments(call, *(x.mT.contiguous().mT for x in operands)))
+    torch.library.opcheck(native.native_attention.overload, arguments(call, *operands, mask=mask))
+    torch.library.opcheck(native.native_attention.overload, arguments(call, *(x.mT.contiguous().mT for x in operands)))
 
 
 @pytest.mark.parametrize("queries", [MANY, FEW])
@@ -77,6 +77,27 @@ def test_numbers_that_kernels_refuse_reach_torch_inside_the_operator(queries: in
         assert not torch.allclose(expected, truth, atol=1e-4)  # a kernel ran, in 8 bits
     else:
         assert torch.allclose(expected[finite], truth[finite], atol=1e-4)
+
+
+@pytest.mark.parametrize("queries", [MANY, FEW])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("seen", [0, 1, 31, 49])
+def test_keys_that_are_dropped_change_nothing(
+    seen: int, call: AttentionCall, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operands, given = tensors(queries), []
+    operands[1][:, :, seen:] *= 1000
+    random = torch.Generator().manual_seed(1)
+    attend = native.attend
+    monkeypatch.setattr(native, "attend", lambda *all_given: given.append(all_given[1].shape[2]) or attend(*all_given))
+    for shape in ((50,), (queries, 50), (2, 1, 1, 50), (2, 2, queries, 50)):
+        mask = torch.rand(shape, generator=random) < 0.7
+        mask[..., seen:] = False
+        mask[..., max(seen - 1, 0)] = seen > 0
+        for one in (mask, mask.expand(2, 2, queries, 50)):
+            result = native.native_attention(*arguments(call, *operands, mask=one))
+            assert torch.equal(result, attend(*operands, call, one, False, 0.25))
+    assert given == [seen] * 8
 
 
 def counting(graphs: list[int]) -> Callable[[Any, Any], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product, within_lengths
@@ -62,6 +63,7 @@ def native_attention(
 ) -> Tensor:
     """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable."""
     call = AttentionCall(clip, tuple(exponentials), offset, limit, base)
+    key, value, mask = _without_hidden_tail(key, value, mask)
     try:
         return attend(query, key, value, call, mask, is_causal, scale)
     except ArithmeticError:
@@ -71,6 +73,19 @@ def native_attention(
 @native_attention.register_fake
 def _(query: Tensor, key: Tensor, value: Tensor, *rest: object) -> Tensor:
     return query.new_empty((*query.shape[:3], value.shape[3]))
+
+
+def _without_hidden_tail(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Drop the last keys if no query attends to them: those of a static cache, most of which may still be empty."""
+    if mask is None or mask.ndim == 0 or mask.dtype != torch.bool:
+        return key, value, mask
+    rows = mask[tuple(slice(1 if step == 0 else None) for step in mask.stride())]  # without repetition
+    keys = key.shape[2]
+    if not 1 < keys == rows.shape[-1] or rows.numel() == 0 or bool(rows[..., -1].any()):
+        return key, value, mask
+    attended = rows.view(torch.uint8).reshape(-1, keys).amax(0)  # `any` is far slower
+    keys -= int(attended.flip(0).argmax()) if bool(attended.any()) else keys
+    return key[:, :, :keys], value[:, :, :keys], mask[..., :keys]
 
 
 def _attend_by_torch(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choose, may_use_tiles
+from softmaxkit.fused_attention.torch_attention import has_autocast
 from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes, check_tensors
 from softmaxkit.kernels.backends import Choice, only_torch
 from softmaxkit.kernels.codes import Cached
@@ -89,7 +90,7 @@ def prepare(
 def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Operand, Operand]:
     """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention; codes stay."""
     kind = query.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    if not has_autocast(kind) or not torch.is_autocast_enabled(kind):
         return query, key, value
     dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
 

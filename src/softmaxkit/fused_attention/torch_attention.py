@@ -17,10 +17,15 @@ STRIPE = 1 << 22
 """Maximum number of scores in memory at once."""
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def has_autocast(kind: str) -> bool:
+    """Return whether a type of device has autocast; Dynamo of torch 2.9 does not trace the question."""
+    return torch.amp.is_autocast_available(kind)
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which products keep the dtype of their operands, which autocast would narrow."""
-    has_autocast = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if has_autocast else nullcontext()
+    return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else nullcontext()
 
 
 def attend_by_stripes(
