@@ -172,6 +172,17 @@ def test_what_was_asked_for_is_written_even_if_the_table_cannot_be_printed(outpu
     assert all(path.exists() for path in files.values())
 
 
+def test_pages_are_written_even_if_the_record_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    pages = tmp_path / "page.md", tmp_path / "page.html"
+    options = ["--records", str(tmp_path), "--json", "/dev/full", "--markdown", str(pages[0]), "--html", str(pages[1])]
+    code, _, err = run(capsys, "claims", "--method", "exaq", *options)
+    assert code == 1
+    assert "No space left on device" in err
+    assert all(page.exists() for page in pages)
+
+
 def test_a_full_disk_is_one_line_and_keeps_the_old_record(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

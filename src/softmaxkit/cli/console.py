@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,20 @@ def reported(
 ) -> Iterator[Console]:
     """Yield the console for a record's tables; then write the record and the pages that have a path.
 
-    They are written even if the tables cannot be printed: their reader may be gone (`| head`), or the disk full.
+    All are written even if the tables cannot be printed, their reader being gone (`| head`) or the disk full, or if one
+    of the others cannot be written.
     """
-    try:
-        yield results_console(path)
-    finally:
-        write_record(record, path)
-        for page, render in pages:
+    with ExitStack() as writing:
+        for page, render in reversed(pages):
             if page is not None:
-                write_text(page, render(record))
-                note(f"page: {page}")
+                writing.callback(_write_page, page, render, record)
+        writing.callback(write_record, record, path)
+        yield results_console(path)
+
+
+def _write_page(path: Path, render: Callable[[dict[str, Any]], str], record: dict[str, Any]) -> None:
+    write_text(path, render(record))
+    note(f"page: {path}")
 
 
 def command_line() -> list[str]:
