@@ -145,7 +145,6 @@ def ordinary(tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.is_inference() else tensor
 
 
-@untraced
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
     """Encode keys or values, rounding to nearest.
 
@@ -160,13 +159,16 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
         ValueError: on the CPU, a number is NaN or infinite in float32, or becomes so when the centre is subtracted. On
             other devices a check would have to synchronise: the step is NaN instead, as is attention to the token.
     """
-    is_on_cpu = tokens.device.type == "cpu"
-    kernels = native() if is_on_cpu and tokens.dtype in DTYPES and not is_traced() else None
+    return (_encode_on_cpu if tokens.device.type == "cpu" else _by_torch)(tokens, bits, centre, factor)
+
+
+@untraced
+def _encode_on_cpu(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None) -> Cached:
+    kernels = native() if tokens.dtype in DTYPES and not is_traced() else None
     encoded: Cached | None
     if kernels is None:
         encoded = _by_torch(tokens, bits, centre, factor)
-        if is_on_cpu and encoded.steps.isnan().any():
-            encoded = None
+        encoded = None if encoded.steps.isnan().any() else encoded
     else:
         encoded = _natively(kernels, tokens, bits, centre, factor)
     if encoded is None:
