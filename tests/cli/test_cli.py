@@ -18,6 +18,8 @@ from softmaxkit.cli import VERBS, main
 from softmaxkit.methods import METHODS
 from softmaxkit.studies.resume import alone_in
 
+with_full_disk = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+
 
 def test_methods_lists_all_and_writes_a_record(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = run(capsys, "methods", "--json", tmp_path / "record.json")
@@ -153,11 +155,9 @@ def test_methods_takes_one_and_shows_choices(capsys: pytest.CaptureFixture[str])
     assert "softermax" not in out
 
 
-@pytest.mark.parametrize("output", ["a closed pipe", "/dev/full"])
+@pytest.mark.parametrize("output", ["a closed pipe", pytest.param("/dev/full", marks=with_full_disk)])
 def test_what_was_asked_for_is_written_even_if_the_table_cannot_be_printed(output: str, tmp_path: Path) -> None:
     if output == "/dev/full":
-        if not Path(output).exists():
-            pytest.skip("no /dev/full on this system")
         writer = os.open(output, os.O_WRONLY)
     else:
         reader, writer = os.pipe()
@@ -172,9 +172,8 @@ def test_what_was_asked_for_is_written_even_if_the_table_cannot_be_printed(outpu
     assert all(path.exists() for path in files.values())
 
 
+@with_full_disk
 def test_pages_are_written_even_if_the_record_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
     pages = tmp_path / "page.md", tmp_path / "page.html"
     options = ["--records", str(tmp_path), "--json", "/dev/full", "--markdown", str(pages[0]), "--html", str(pages[1])]
     code, _, err = run(capsys, "claims", "--method", "exaq", *options)
@@ -200,9 +199,8 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_record(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@with_full_disk
 def test_a_device_file_is_written_to_and_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full on this system")
     code, _, err = run(capsys, "methods", "--json", "/dev/full")
     assert code == 1
     assert "No space left on device" in err

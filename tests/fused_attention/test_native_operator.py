@@ -30,10 +30,10 @@ METHODS: dict[str, Any] = {"exaq": (Exaq(bits=3), {"clip": -5.0}), "consmax": (C
 MANY, FEW = 40, 3
 
 
-def tensors(queries: int, dtype: torch.dtype = torch.float32, size: float = 1.0) -> list[Tensor]:
+def tensors(queries: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     random = torch.Generator().manual_seed(0)
     shapes = (2, 2, queries, 16), (2, 1, 50, 16), (2, 1, 50, 8)
-    return [(torch.randn(shape, generator=random) * size).to(dtype) for shape in shapes]
+    return [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
 
 
 def arguments(call: AttentionCall, *operands: Tensor, mask: Tensor | None = None) -> tuple[Any, ...]:

@@ -29,13 +29,18 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
-def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path) -> None:
-    path, text = tmp_path / "speed.json", tmp_path / "text.txt"
+def measured(model: str, folder: Path, *options: str) -> list[dict[str, Any]]:
+    """Return the results of a benchmark of one round."""
+    path, text = folder / "speed.json", folder / "text.txt"
     text.write_text("the cat sat on the mat. " * 400)
-    options = ["--model", model, "--prompt", "100", "--generate", "3", "--rounds", "1", "--threads", "1"]
-    assert main(["bench", *options, "--text", str(text), "--method", "exaq", "--json", str(path)]) == 0
-    record = json.loads(path.read_text(encoding="utf-8"))
-    float32, bfloat16, *methods = record["results"]
+    common = ["--model", model, "--generate", "3", "--rounds", "1", "--threads", "1", "--text", str(text)]
+    assert main(["bench", *common, *options, "--json", str(path)]) == 0
+    results: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["results"]
+    return results
+
+
+def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path) -> None:
+    float32, bfloat16, *methods = measured(model, tmp_path, "--prompt", "100", "--method", "exaq")
     assert (float32["variant"], bfloat16["variant"]) == ("float32", "bfloat16")
     for rival in (float32, bfloat16):
         for part in ("prompt", "generated"):
@@ -56,11 +61,7 @@ def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_compiled_models_are_measured_over_a_static_cache(model: str, tmp_path: Path) -> None:
-    path, text = tmp_path / "speed.json", tmp_path / "text.txt"
-    text.write_text("the cat sat on the mat. " * 400)
-    options = ["--model", model, "--prompt", "60", "--generate", "3", "--rounds", "1", "--threads", "1", "--compile"]
-    assert main(["bench", *options, "--text", str(text), "--method", "consmax", "--json", str(path)]) == 0
-    results = json.loads(path.read_text(encoding="utf-8"))["results"]
+    results = measured(model, tmp_path, "--prompt", "60", "--method", "consmax", "--compile")
     kinds: dict[str | None, list[Any]] = {None: [], "static cache, compiled": [], "8-bit cache": []}
     for result in results:
         kinds[result.get("storage")].append(result)

@@ -97,8 +97,9 @@ def choice_for_values(
     scale: float | None = None,
 ) -> Choice:
     """Return the choice, or torch if these tensors are too coarse in 8 bits; arguments as in `call.fused`."""
-    no_values = any(memory_reasons(x) for x in (query, key, value) if isinstance(x, Tensor))
-    if call is None or call.base or not choice.native or no_values:
+    if call is None or call.base or not choice.native:
+        return choice
+    if any(memory_reasons(x) for x in (query, key, value) if isinstance(x, Tensor)):
         return choice
     reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
     return only_torch(query.device, reason) if reason else choice
