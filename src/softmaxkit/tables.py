@@ -37,6 +37,8 @@ def constant(number: Any) -> float:
 
 def is_real(value: Any) -> bool:
     """Return whether a value is a real number, a sequence or an array of them, or None."""
+    if isinstance(value, (int, float)):  # as in `heads_of`
+        return True
     if isinstance(value, (list, tuple)):
         return all(is_real(number) for number in value)
     if hasattr(value, "dtype"):

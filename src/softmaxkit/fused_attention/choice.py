@@ -28,7 +28,7 @@ def choose(
     bias: bool = False,
     dropout_p: float = 0.0,
     scale: float = 0.0,
-    learned: AttentionCall | None = None,
+    with_numbers: AttentionCall | None = None,
     native_reasons: Sequence[str] = (),
 ) -> tuple[AttentionCall | None, Choice]:
     """Return a method's fused attention, and the back end that would run it on these queries, keys and values.
@@ -41,14 +41,14 @@ def choose(
         bias: whether a bias is added to the scores.
         dropout_p: as in `attention`.
         scale: as in `attention`.
-        learned: the call with the caller's parameters if these require gradients; else the module's own is used.
+        with_numbers: the module's attention call with the caller's numbers; by default with the module's own.
         native_reasons: further reasons against the native kernels.
     """
     if module.mode == "integer":
         return None, only_torch(
             query.device, "the integers of the hardware are computed row by row, not in a fused kernel"
         )
-    call = learned or module.attention_call()
+    call = with_numbers or module.attention_call()
     if call is None and module.softmax_base is not None:
         may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
         call = AttentionCall.by_softmax(module.softmax_base) if may_be_softmax else None
@@ -62,14 +62,14 @@ def choose(
         over_codes = isinstance(key, Cached)
         if dropout_p and (kind != "triton" or over_codes):
             against.append("dropout is applied to the probabilities")
-        trained = [x for x in (query, call.offset) if x is not None and x.requires_grad]
-        if over_codes and trained and torch.is_grad_enabled():
+        trained = any(x is not None and x.requires_grad for x in (query, call.offset)) and torch.is_grad_enabled()
+        if over_codes and trained:
             against.append("its kernel over a cache of codes has no gradient, and a tensor requires one")
         if kind != "native":
             return against
         if over_codes:  # else the kernel is a PyTorch operator
             against += memory_reasons(query)
-        if learned is not None:
+        elif trained and with_numbers is not None:
             against.append("its kernel has no gradient, and a tensor requires one")
         if call.base and isinstance(key, Tensor):
             return [*against, *reasons_against_bfloat16(query, key), *native_reasons]

@@ -14,7 +14,7 @@ from softmaxkit.fused_attention.torch_attention import within_lengths
 from softmaxkit.kernels.attention import are_few, attention_scale, check_shapes
 from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.methods.base.numbers import module_for
+from softmaxkit.methods.base.numbers import attention_call_with, module_for
 from softmaxkit.methods.base.spec import Spec
 
 HELD = "the tokens of the cache"
@@ -100,7 +100,8 @@ def by_codes(
         return None
     module = module_for(spec, mode, keys.shape[2], parameters, query.device, query.shape[1])
     factor = attention_scale(query, scale)
-    call, choice = choose(module, query, keys, values, scale=factor)
+    with_numbers = attention_call_with(module, parameters)
+    call, choice = choose(module, query, keys, values, scale=factor, with_numbers=with_numbers)
     if call is None or not choice.kernel or (choice.native and only_on_gpu):
         return None
     if lengths is not None and (choice.native or not are_read_by_kernel(lengths)):

@@ -82,8 +82,8 @@ def prepare(
     if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
         call, choice = None, only_torch(query.device, IS_TORCHS_OWN)
     else:
-        learned = attention_call_with(module, parameters) if _learned(parameters) else None
-        call, choice = choose(module, query, key, value, bias is not None, dropout_p, factor, learned)
+        with_numbers = attention_call_with(module, parameters) if mode == "float" else None
+        call, choice = choose(module, query, key, value, bias is not None, dropout_p, factor, with_numbers)
     return Prepared(query, key, value, mask, bias, factor, module, call, choice)
 
 
@@ -123,7 +123,3 @@ def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
     attended = attended_by(mask)
     bias = torch.where(attended, mask, 0.0)
     return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
-
-
-def _learned(parameters: Mapping[str, Any]) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in parameters.values())

@@ -103,7 +103,7 @@ def scaled_dot_product(
         dropout_p,
         is_causal,
         scale=scale * rate,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=bool(query.shape[1] != key.shape[1]),
     )
     return zero_fully_masked(result, mask)
 

@@ -77,8 +77,11 @@ class SoftmaxModule(Calibrated, ABC):
         """Return the kernel that runs the integer form with `constants`; None if this form has none."""
         return None
 
-    def attention_call(self) -> AttentionCall | None:
-        """Return how fused attention with 8-bit products computes the weights; None if there is no such kernel."""
+    def attention_call(self, **learned: Tensor) -> AttentionCall | None:
+        """Return how fused attention with 8-bit products computes the weights; None if there is no such kernel.
+
+        `learned` are tensors that replace parameters of the module, by name, as `learned` returns them.
+        """
         return None
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
+from softmaxkit.kernels.backends import is_traced
 from softmaxkit.kernels.launch import untraced
-from softmaxkit.tables import heads_of
+from softmaxkit.tables import constant, heads_of
 
 if TYPE_CHECKING:
     from softmaxkit.kernels.attention import AttentionCall
@@ -33,13 +36,42 @@ def module_for(
     if mode not in ("float", "integer"):
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
-    all_numbers = {**spec.start(keys), **numbers}
+    compiles, start = torch.compiler.is_dynamo_compiling(), spec.start(keys)
+    traced = is_traced() or type(torch.empty(0)) is not Tensor  # but fake, as in torch.export
+    if compiles or traced:  # a learned tensor has no values yet; calls use it in place of the module's parameter
+        numbers = {name: x for name, x in numbers.items() if not (isinstance(x, Tensor) and name in start)}
+    all_numbers = {**start, **numbers}
+    if compiles:
+        return _module_of_graph(spec, mode, heads, all_numbers, device)
     plain = all(isinstance(number, (int, float)) for number in all_numbers.values())
-    if torch.compiler.is_dynamo_compiling():  # traces what is simple to build, and calls back for what is not
-        build = _kept_untraced if all_numbers and plain else _module
-    else:
-        build = _kept_module if plain and type(torch.empty(0)) is Tensor else _module  # not fake
-    return build(spec, mode, heads, tuple(all_numbers.items()), device)
+    build = _kept_module if plain and not traced else _module
+    return build(spec, mode, None if heads is None else int(heads), tuple(all_numbers.items()), device)
+
+
+def _module_of_graph(
+    spec: Spec, mode: str, heads: int | None, numbers: Mapping[str, Any], device: torch.device
+) -> SoftmaxModule:
+    heads = None if heads is None else int(constant(heads))
+    if not all(isinstance(number, (int, float, list, tuple)) for number in numbers.values()):
+        return _module_untraced(spec, mode, heads, tuple(numbers.items()), device)
+    constants = tuple(
+        (name, tuple(map(constant, number)) if isinstance(number, (list, tuple)) else constant(number))
+        for name, number in numbers.items()
+    )
+    module: SoftmaxModule = getattr(_modules_of_graphs, _name_in_graphs(spec, mode, heads, constants, device))
+    return module
+
+
+_modules_of_graphs = SimpleNamespace()
+"""Modules that graphs refer to: a graph can have a module as an input, but not make one or have it as a constant."""
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _name_in_graphs(*arguments: Any) -> str:
+    module = _kept_module(*arguments)
+    name = f"module_{id(module)}"
+    setattr(_modules_of_graphs, name, module)
+    return name
 
 
 def _module(
@@ -49,13 +81,13 @@ def _module(
         return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
 
 
+_module_untraced = untraced(_module)
+
+
 @lru_cache(maxsize=64)
 def _kept_module(*arguments: Any) -> SoftmaxModule:
     with torch.device("cpu"):  # not on a default device, which later calls may not have
         return _module(*arguments)
-
-
-_kept_untraced = untraced(_kept_module)
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:
@@ -67,28 +99,17 @@ def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxMod
 
 def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Return a module's forward that uses the tensors in `numbers` as its parameters, so that they get gradients."""
-    learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
+    learned = _learned(module, numbers)
     return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
 
 
 def attention_call_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> AttentionCall | None:
     """Return a module's attention call that uses the tensors in `numbers` as its parameters, so they get gradients."""
-    learned = module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
-    call: AttentionCall | None = functional_call(
-        _AttentionCall(module), {f"module.{name}": value for name, value in learned.items()}, ()
-    )
-    return call
+    return module.attention_call(**_learned(module, numbers))
 
 
-class _AttentionCall(nn.Module):
-    """Wraps `attention_call` as a forward, since `functional_call` swaps parameters only during a forward."""
-
-    def __init__(self, module: SoftmaxModule) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self) -> AttentionCall | None:
-        return self.module.attention_call()
+def _learned(module: SoftmaxModule, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
+    return module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
 
 
 def bits_of(numbers: Mapping[str, Any], names: Sequence[str]) -> Tensor:
@@ -102,7 +123,8 @@ def bits_of(numbers: Mapping[str, Any], names: Sequence[str]) -> Tensor:
     width = max([len(x) for x in values if isinstance(x, Sequence)], default=1)
     rows = [[*x] if isinstance(x, Sequence) else [x] * width for x in values]
     # On the CPU, even while transformers builds a model on the meta device.
-    return torch.tensor(rows, dtype=torch.float64, device="cpu").reshape(len(rows), width).view(torch.int64)
+    bits = np.array(rows, np.float64).reshape(len(rows), width).view(np.int64)  # torch's view ends torch.jit.trace
+    return torch.tensor(bits.tolist(), dtype=torch.int64, device="cpu").reshape(len(rows), width)
 
 
 def numbers_of(bits: Tensor, names: Sequence[str]) -> dict[str, Any]:

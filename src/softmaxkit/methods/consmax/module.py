@@ -72,8 +72,8 @@ class ConSmaxModule(SoftmaxModule):
         if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
             raise ValueError(out_of_range(beta, gamma))
         self.homotopy = 1.0
-        self.beta = nn.Parameter(values[0].float())
-        self.log_gamma = nn.Parameter(values[1].log().float())
+        self.beta = nn.Parameter(values[0].float().expand(shape).clone())
+        self.log_gamma = nn.Parameter(values[1].log().float().expand(shape).clone())
         calibration = {"scale": scale, "largest": largest}
         self.set_calibration({key: value for key, value in calibration.items() if value is not None})
 
@@ -100,9 +100,12 @@ class ConSmaxModule(SoftmaxModule):
         """Return the kernel of the clamped exponential; None while blended with exact softmax (`homotopy` < 1)."""
         return None if self.homotopy < 1 else RowCall("exponential", (self.offset, self.spec.ceiling, math.e))
 
-    def attention_call(self) -> AttentionCall | None:
+    def attention_call(self, **learned: Tensor) -> AttentionCall | None:
         """Return attention with exponentials and no sum; None while blended with exact softmax (`homotopy` < 1)."""
-        return None if self.homotopy < 1 else AttentionCall.by_exponential(self.offset, self.spec.ceiling)
+        if self.homotopy < 1:
+            return None
+        beta, log_gamma = learned.get("beta", self.beta), learned.get("log_gamma", self.log_gamma)
+        return AttentionCall.by_exponential(beta.float() + log_gamma.float(), self.spec.ceiling)
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
         offset = self.beta.to(scores.dtype) + self.log_gamma.to(scores.dtype)
@@ -162,4 +165,4 @@ def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:
     real = torch.as_tensor(value, dtype=torch.float64).detach()
     if real.ndim and real.shape != shape:
         raise ValueError(f"beta and gamma must be single numbers or of shape {shape}, got shape {tuple(real.shape)}")
-    return real.expand(shape).clone()
+    return real

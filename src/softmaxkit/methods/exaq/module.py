@@ -98,7 +98,7 @@ class ExaqModule(SoftmaxModule):
         clip = required_clip(calibration)
         return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
 
-    def attention_call(self) -> AttentionCall | None:
+    def attention_call(self, **learned: Tensor) -> AttentionCall | None:
         """Return attention with evenly spaced levels; None if each head has its own clip."""
         if self.per_head:
             return None

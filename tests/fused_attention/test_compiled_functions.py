@@ -1,0 +1,149 @@
+"""`softmax` and `attention` in graphs: torch.compile in one graph, export and traces, with numbers and with tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import DEFAULTS
+from method_cases import Case
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import softmaxkit
+from softmaxkit import ConSmax, Exaq, KeyValueCache, Spec
+
+HEADS = 4
+X = torch.randn(2, HEADS, 16, 16, generator=torch.Generator().manual_seed(0))
+Function = Callable[..., Tensor]
+
+
+def softmax(spec: Spec, **numbers: Any) -> Function:
+    return lambda x: softmaxkit.softmax(x, spec, **numbers)
+
+
+def attention(spec: Spec, **numbers: Any) -> Function:
+    return lambda x: softmaxkit.attention(x, x, x, spec, is_causal=True, **numbers)
+
+
+both = pytest.mark.parametrize("function", [softmax, attention])
+every_method = pytest.mark.parametrize("case", DEFAULTS, ids=str)
+
+
+def in_one_graph(function: Function, **options: Any) -> Any:
+    torch.compiler.reset()  # otherwise each case counts towards the limit on recompilations
+    return torch.compile(function, backend="eager", fullgraph=True, **options)
+
+
+def exported(function: Function) -> Function:
+    class Program(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    program: Function = torch.export.export(Program(), (X,)).module()
+    return program
+
+
+TRACES: dict[str, Callable[[Function], Any]] = {
+    "compile": in_one_graph,
+    "export": exported,
+    "jit": lambda function: torch.jit.trace(function, (X,)),
+    "make_fx": lambda function: make_fx(lambda x: function(x))(X),  # which keeps the arguments of one function only
+}
+
+
+def learned_tensors(case: Case, requires_grad: bool = False) -> dict[str, Tensor]:
+    """Return the learned parameters, one per head, none of which is an initial value."""
+    return {
+        name: (torch.arange(1.0, HEADS + 1) * number).requires_grad_(requires_grad)
+        for name, number in case.spec.start(X.shape[-1]).items()
+    }
+
+
+LEARNED = [case for case in DEFAULTS if learned_tensors(case)]
+every_learned_method = pytest.mark.parametrize("case", LEARNED, ids=str)
+
+
+@every_method
+@both
+@pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@torch.no_grad()
+def test_numbers(case: Case, function: Any, trace: Any) -> None:
+    run = function(case.spec, **case.parameters)
+    assert torch.allclose(trace(run)(X), run(X), rtol=1e-6)
+
+
+@every_learned_method
+@both
+@pytest.mark.parametrize("trace", [in_one_graph, exported, TRACES["make_fx"]])  # torch.jit knows no functional_call
+@torch.no_grad()
+def test_tensors(case: Case, function: Any, trace: Any) -> None:
+    """A graph knows no numbers of them; the initial values, which it does know, would give other results."""
+    run = function(case.spec, **learned_tensors(case))
+    assert not torch.allclose(run(X), function(case.spec, **case.spec.start(X.shape[-1]))(X), rtol=0.1)
+    assert torch.allclose(trace(run)(X), run(X), rtol=1e-6)
+
+
+@every_learned_method
+@both
+def test_gradients(case: Case, function: Any) -> None:
+    learned, x = learned_tensors(case, requires_grad=True), X.clone().requires_grad_()
+    run, inputs = function(case.spec, **learned), [x, *learned.values()]
+    expected = torch.autograd.grad(run(x).square().sum(), inputs)
+    actual = torch.autograd.grad(in_one_graph(run)(x).square().sum(), inputs)
+    assert all(gradient.any() for gradient in expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6)
+
+
+@both
+def test_changing_numbers_and_sizes(function: Any) -> None:
+    """Dynamo takes a number that changed for a symbol, and every size."""
+    spec = Exaq(bits=3)
+    compiled = in_one_graph(lambda x, clip: function(spec, clip=clip)(x), dynamic=True)
+    for clip, keys in ((-5.0, 16), (-4.0, 16), (-3.0, 9)):
+        x = X[:, : keys // 4, :keys, :keys].contiguous()
+        assert torch.equal(compiled(x, clip), function(spec, clip=clip)(x))
+
+
+@both
+def test_numbers_of_heads(function: Any) -> None:
+    clips, offsets = [-5.0, -4.0, -3.0, -2.0], {"beta": [0.1, 0.2, 0.3, 0.4], "gamma": (3.0, 4.0, 5.0, 6.0)}
+    for run in (function(Exaq(share="head"), clip=clips), function(ConSmax(), **offsets)):
+        assert torch.equal(in_one_graph(run)(X), run(X))
+
+
+@pytest.mark.parametrize("clip", [torch.tensor(-4.0), torch.tensor([-4.0])[0].numpy()])
+def test_numbers_that_are_no_python_numbers_break_the_graph(clip: Any) -> None:
+    run = softmax(Exaq(), clip=clip)
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(run, backend="eager")(X), run(X))
+
+
+@every_learned_method
+@both
+def test_integers_of_learned_tensors(case: Case, function: Any) -> None:
+    run = function(case.spec, mode="integer", **learned_tensors(case))
+    torch.compiler.reset()
+    assert torch.equal(torch.compile(run, backend="eager")(X), run(X))
+
+
+@torch.no_grad()
+def test_learned_tensors_over_a_cache_of_codes() -> None:
+    cache, spec, query = KeyValueCache(X, X), ConSmax(), X[:, :, :1]
+    tensors = {"beta": torch.linspace(0.1, 1.0, HEADS), "gamma": torch.linspace(3.0, 9.0, HEADS)}
+    torch.compiler.reset()
+    compiled: Any = torch.compile(lambda x: cache.attention(x, spec, **tensors), backend="eager")
+    assert torch.equal(compiled(query), cache.attention(query, spec, **tensors))
+
+
+def test_gradients_of_learned_tensors_over_a_cache_of_codes() -> None:
+    cache, spec, query = KeyValueCache(X, X), ConSmax(), X[:, :, :1]
+    beta, gamma = torch.tensor(0.5, requires_grad=True), torch.tensor(400.0, requires_grad=True)
+    output = cache.attention(query, spec, beta=beta, gamma=gamma)
+    # The output is proportional to exp(-beta) / gamma, since no probability is clamped.
+    for gradient, factor in zip(torch.autograd.grad(output.sum(), (beta, gamma)), (-1.0, -1 / 400), strict=True):
+        assert torch.allclose(gradient, output.sum() * factor, rtol=1e-4)
