@@ -37,8 +37,9 @@ def attention(
 
     EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32
     and bfloat16 without gradients, with 8-bit products for many queries and in float32 for a few, as in generation.
-    Where no kernel applies (another device or dtype, a bias, dropout, and on the CPU NaN or infinity), torch computes
-    the float form, one stripe of queries at a time. `softmaxkit.explain` returns the choice and its reasons.
+    Where no kernel applies (another device or dtype, a bias, dropout, and on the CPU a sequence with NaN or infinity),
+    torch computes the float form, one stripe of queries at a time. `softmaxkit.explain` returns the choice and its
+    reasons.
 
     Args:
         query: floating, (batch, heads, queries, channels); the leading one or two dimensions may be omitted.

@@ -26,9 +26,10 @@ def attend_natively(
     scale: float,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """Compute attention by a native kernel, or by torch if it refuses the numbers; arguments as in `attend`.
+    """Compute attention by a native kernel, or by torch where it refuses the numbers; arguments as in `attend`.
 
-    torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse.
+    torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse. It computes the sequences
+    concerned; results of the others do not depend on them.
 
     Raises:
         RuntimeError, TypeError, ValueError: as `attend`.
@@ -37,14 +38,38 @@ def attend_natively(
         numbers = call.clip, call.exponentials, call.offset, call.limit, call.base
         result: Tensor = native_attention(query, key, value, mask, is_causal, scale, *numbers)
         return result
+    return _attend_untraced(query, key, value, call, mask, is_causal, scale, lengths)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor | Cached,
+    value: Tensor | Cached,
+    call: AttentionCall,
+    mask: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Run the kernel, and torch for those sequences of the batch whose numbers it refuses."""
     try:
-        return _attend_untraced(query, key, value, call, mask, is_causal, scale, lengths)
+        return attend(query, key, value, call, mask, is_causal, scale, lengths)
     except ArithmeticError:
-        key, value = (x.decoded(query.dtype) if isinstance(x, Cached) else x for x in (key, value))
-        return _attend_by_torch(query, key, value, call, within_lengths(lengths, key, mask), is_causal, scale)
+        if query.shape[0] == 1:
+            key, value = (x.decoded(query.dtype) if isinstance(x, Cached) else x for x in (key, value))
+            mask = within_lengths(lengths, key, mask)
+            return _attend_by_torch(query, key, value, call, mask, is_causal, scale).contiguous()
+    results = []
+    for first in range(query.shape[0]):
+        one = slice(first, first + 1)
+        keys, values = (x.sequences(one) if isinstance(x, Cached) else x[one] for x in (key, value))
+        seen = mask if mask is None or mask.ndim < 4 or mask.shape[0] == 1 else mask[one]
+        length = None if lengths is None else lengths[one]
+        results.append(_attend(query[one], keys, values, call, seen, is_causal, scale, length))
+    return torch.cat(results)
 
 
-_attend_untraced = untraced(attend)
+_attend_untraced = untraced(_attend)
 
 
 @operator("cpu")
@@ -64,10 +89,7 @@ def native_attention(
     """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable."""
     call = AttentionCall(clip, tuple(exponentials), offset, limit, base)
     key, value, mask = _without_hidden_tail(key, value, mask)
-    try:
-        return attend(query, key, value, call, mask, is_causal, scale)
-    except ArithmeticError:
-        return _attend_by_torch(query, key, value, call, mask, is_causal, scale).contiguous()
+    return _attend(query, key, value, call, mask, is_causal, scale)
 
 
 @native_attention.register_fake

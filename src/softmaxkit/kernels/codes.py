@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -87,6 +87,11 @@ class Cached:
             wide = wide.clamp(-FLOAT16_LARGEST, FLOAT16_LARGEST)
         return wide.to(dtype)
 
+    def sequences(self, which: slice) -> Cached:
+        """Return the keys or values of some sequences of the batch, as views."""
+        frame = (None if x is None else x[which] for x in (self.centre, self.factor))
+        return Cached(self.codes[which], self.steps[which], self.channels, *frame)
+
     def times_factors(self, query: Tensor) -> Tensor:
         """Return queries, (batch, heads, queries, channels), multiplied by the key factors: exact if finite."""
         if self.factor is None:
@@ -131,6 +136,10 @@ class Paged(Cached):
     def shape(self) -> torch.Size:
         """(sequences, key heads, tokens, channels)."""
         return torch.Size((self.table.shape[0], self.codes.shape[1], self.tokens, self.channels))
+
+    def sequences(self, which: slice) -> Paged:
+        """Return the keys or values of some sequences, as views."""
+        return replace(self, table=self.table[which])
 
     def decoded(self, dtype: torch.dtype) -> Tensor:
         """Return the decoded keys or values, (sequences, key heads, tokens, channels)."""

@@ -5,8 +5,8 @@ queries are multiplied by these steps and then quantised with a step per query. 
 come from all keys and values that any query attends to, so other queries' keys affect a result within the 8-bit error;
 keys and values that no query attends to have no effect. The distance of a score from its row's maximum indexes a table
 of 8-bit weights, whose rounding is dithered across panels of keys so that errors average out. If the expected error is
-too large, `too_coarse` reports it, and the call runs in float32 instead: mostly before anything is multiplied, from a
-sample of the queries; the error of all of them is known once they are quantised.
+too large, `too_coarse` reports it, and `fused_attention.native` has torch compute the sequence in float32: mostly
+before anything is multiplied, from a sample of the queries; the error of all of them is known once they are quantised.
 
 A few queries, as in generation: keys and values are read without conversion, float32 and bfloat16 with float32
 products, a cache as codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
