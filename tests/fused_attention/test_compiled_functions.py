@@ -110,6 +110,14 @@ def test_changing_numbers_and_sizes(function: Any) -> None:
 
 
 @both
+def test_changing_specs(function: Any) -> None:
+    specs = [Exaq(), Exaq(bits=3), Exaq(bits=4)]
+    compiled = in_one_graph(lambda x, spec: function(spec, clip=-5.0)(x))
+    for spec in (*specs, *specs):
+        assert torch.equal(compiled(X, spec), function(spec, clip=-5.0)(X))
+
+
+@both
 def test_numbers_of_heads(function: Any) -> None:
     clips, offsets = [-5.0, -4.0, -3.0, -2.0], {"beta": [0.1, 0.2, 0.3, 0.4], "gamma": (3.0, 4.0, 5.0, 6.0)}
     for run in (function(Exaq(share="head"), clip=clips), function(ConSmax(), **offsets)):

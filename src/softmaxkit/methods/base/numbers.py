@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -58,7 +59,7 @@ def _module_of_graph(
         (name, tuple(map(constant, number)) if isinstance(number, (list, tuple)) else constant(number))
         for name, number in numbers.items()
     )
-    module: SoftmaxModule = getattr(_modules_of_graphs, _name_in_graphs(spec, mode, heads, constants, device))
+    module: SoftmaxModule = getattr(_modules_of_graphs, _name_in_graphs(id(spec), mode, heads, constants, device))
     return module
 
 
@@ -67,8 +68,10 @@ _modules_of_graphs = SimpleNamespace()
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _name_in_graphs(*arguments: Any) -> str:
-    module = _kept_module(*arguments)
+def _name_in_graphs(identity: int, *arguments: Any) -> str:
+    # Dynamo of torch 2.9 takes no spec for a constant, but its id, which it guards too.
+    spec = ctypes.cast(identity, ctypes.py_object).value
+    module = _kept_module(spec, *arguments)
     name = f"module_{id(module)}"
     setattr(_modules_of_graphs, name, module)
     return name
