@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import softmaxkit
-from softmaxkit import ConSmax, Exaq, KeyValueCache, Spec
+from softmaxkit import ConSmax, Exaq, Index, KeyValueCache, Spec
 
 HEADS = 4
 X = torch.randn(2, HEADS, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -111,10 +111,11 @@ def test_changing_numbers_and_sizes(function: Any) -> None:
 
 @both
 def test_changing_specs(function: Any) -> None:
-    specs = [Exaq(), Exaq(bits=3), Exaq(bits=4)]
-    compiled = in_one_graph(lambda x, spec: function(spec, clip=-5.0)(x))
-    for spec in (*specs, *specs):
-        assert torch.equal(compiled(X, spec), function(spec, clip=-5.0)(X))
+    specs: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=bits), {"clip": -5.0}) for bits in (2, 3)]  # type: ignore[arg-type]
+    for numbered in (specs, [(Index(bits=bits), {}) for bits in (5, 4)]):
+        compiled = in_one_graph(lambda x, spec, numbers: function(spec, **numbers)(x))
+        for spec, numbers in (*numbered, *numbered):
+            assert torch.equal(compiled(X, spec, numbers), function(spec, **numbers)(X))
 
 
 @both

@@ -65,7 +65,7 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
     distance = distance_to_maximum(scores, attended)
     clipped = torch.clamp(distance, min=clip)
     exact = distance.detach().double()  # float64, so that ties are exact
-    least = _least_values(constant(clip), levels)
+    least = _least_values(constant(clip), int(constant(levels)))
     if levels > FEW_LEVELS:
         bounds = torch.tensor(least, dtype=exact.dtype, device=exact.device)
         level = torch.bucketize(exact.contiguous(), bounds, right=True).to(distance.dtype)
