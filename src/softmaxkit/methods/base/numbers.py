@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.module import SoftmaxModule
     from softmaxkit.methods.base.spec import Spec
 
+Numbers = tuple[tuple[str, Any], ...]
+
 
 def module_for(
     spec: Spec, mode: str, keys: int, numbers: Mapping[str, Any], device: torch.device, heads: int | None = None
@@ -37,39 +39,51 @@ def module_for(
     if mode not in ("float", "integer"):
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
-    compiles, start = torch.compiler.is_dynamo_compiling(), spec.start(keys)
-    traced = is_traced() or type(torch.empty(0)) is not Tensor  # but fake, as in torch.export
-    if compiles or traced:  # a learned tensor has no values yet; calls use it in place of the module's parameter
+    start = spec.start(keys)
+    if _is_in_graph():  # a learned tensor has no values yet; calls use it in place of the module's parameter
         numbers = {name: x for name, x in numbers.items() if not (isinstance(x, Tensor) and name in start)}
-    all_numbers = {**start, **numbers}
-    if compiles:
+    all_numbers = tuple({**start, **numbers}.items())
+    if torch.compiler.is_dynamo_compiling():
         return _module_of_graph(spec, mode, heads, all_numbers, device)
-    plain = all(isinstance(number, (int, float)) for number in all_numbers.values())
-    build = _kept_module if plain and not traced else _module
-    return build(spec, mode, None if heads is None else int(heads), tuple(all_numbers.items()), device)
+    return _module_or_kept(spec, mode, None if heads is None else int(heads), all_numbers, device)
 
 
-def _module_of_graph(
-    spec: Spec, mode: str, heads: int | None, numbers: Mapping[str, Any], device: torch.device
-) -> SoftmaxModule:
-    heads = None if heads is None else int(constant(heads))
-    if not all(isinstance(number, (int, float, list, tuple)) for number in numbers.values()):
-        return _module_untraced(spec, mode, heads, tuple(numbers.items()), device)
+def _is_in_graph() -> bool:
+    """Return whether a graph is being recorded: by Dynamo, by a trace, or on fake tensors as in torch.export."""
+    return torch.compiler.is_dynamo_compiling() or is_traced() or type(torch.empty(0)) is not Tensor
+
+
+def _module_or_kept(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: torch.device) -> SoftmaxModule:
+    plain = all(isinstance(number, (int, float)) for _, number in numbers)
+    build = _kept_module if plain and not _is_in_graph() else _module
+    return build(spec, mode, heads, numbers, device)
+
+
+_module_untraced = untraced(_module_or_kept)
+
+
+def _module_of_graph(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: torch.device) -> SoftmaxModule:
+    plain = all(isinstance(number, (int, float, list, tuple)) for _, number in numbers)
+    if MISSES_FLOATS or not plain:
+        return _module_untraced(spec, mode, heads, numbers, device)
     constants = tuple(
         (name, tuple(map(constant, number)) if isinstance(number, (list, tuple)) else constant(number))
-        for name, number in numbers.items()
+        for name, number in numbers
     )
-    module: SoftmaxModule = getattr(_modules_of_graphs, _name_in_graphs(id(spec), mode, heads, constants, device))
+    name = _name_in_graphs(id(spec), mode, None if heads is None else int(constant(heads)), constants, device)
+    module: SoftmaxModule = getattr(_modules_of_graphs, name)
     return module
 
 
+MISSES_FLOATS = torch.__version__ < "2.10"
+"""Whether Dynamo, once a graph has read a float of a module, misses changes of the floats that a call passes."""
 _modules_of_graphs = SimpleNamespace()
 """Modules that graphs refer to: a graph can have a module as an input, but not make one or have it as a constant."""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _name_in_graphs(identity: int, *arguments: Any) -> str:
-    # Dynamo of torch 2.9 takes no spec for a constant, but its id, which it guards too.
+    # Before torch 2.12, Dynamo takes no spec for a constant, but its id, which it guards too.
     spec = ctypes.cast(identity, ctypes.py_object).value
     module = _kept_module(spec, *arguments)
     name = f"module_{id(module)}"
@@ -77,14 +91,9 @@ def _name_in_graphs(identity: int, *arguments: Any) -> str:
     return name
 
 
-def _module(
-    spec: Spec, mode: str, heads: int | None, numbers: tuple[tuple[str, Any], ...], device: torch.device
-) -> SoftmaxModule:
+def _module(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: torch.device) -> SoftmaxModule:
     with torch.inference_mode(False):  # a kept module may later be used with gradients
         return without_gradients(spec.module(heads=heads, mode=mode, **dict(numbers)), device)
-
-
-_module_untraced = untraced(_module)
 
 
 @lru_cache(maxsize=64)

@@ -90,7 +90,7 @@ class Exaq(Spec):
     @property
     def levels(self) -> int:
         """Number of levels, i.e. of distinct inputs of exp."""
-        return 2**self.bits  # Dynamo of torch 2.9 cannot shift by a symbol
+        return 2**self.bits  # before torch 2.13, Dynamo cannot shift by a symbol
 
     @property
     def reciprocal_table(self) -> Reciprocal:

@@ -80,7 +80,7 @@ class Index(Spec):
     @property
     def levels(self) -> int:
         """Number of table entries. Levels count up from the clip; the paper's addresses count from the maximum."""
-        return int(2**self.bits)  # Dynamo of torch 2.9 cannot shift by a symbol
+        return int(2**self.bits)  # before torch 2.13, Dynamo cannot shift by a symbol
 
     @property
     def reciprocal_table(self) -> Reciprocal:
