@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,12 +89,6 @@ def looked_up(table: Table, slew: float, load: float) -> float:
 
     rows = [along(table.loads.tolist(), load, row) for row in table.values.tolist()]
     return along(table.slews.tolist(), slew, rows)
-
-
-def with_library(netlist: Netlist, library: Library) -> Netlist:
-    """Return a netlist with the cells of the same names in another library."""
-    groups = tuple(group._replace(cell=library.cells[group.cell.name]) for group in netlist.groups)
-    return replace(netlist, library=library, groups=groups)
 
 
 def settled(netlist: Netlist, states: Any) -> Any:

@@ -240,13 +240,6 @@ def test_libraries_that_lack_cells() -> None:
         map_design(source, without(library, is_inverter), 5.0)
 
 
-def test_a_corner_without_a_cell_gives_the_reason() -> None:
-    netlist = hand_netlist("a", "y", ["one inv_1 A=a Y=y"]).netlist
-    corner = replace(without(library_of("sky130"), is_inverter), remarks={"left out for dont_use": (f"{PREFIX}inv_1",)})
-    with pytest.raises(LibertyError, match=r"lacks the cell sky130_fd_sc_hd__inv_1 of .* \(left out for dont_use\)"):
-        netlist.with_library(corner)
-
-
 def test_outputs_load_their_nets() -> None:
     library = library_of("sky130")
     inverter = cell_of("inv_1")

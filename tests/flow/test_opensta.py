@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from netlists import PDK, full_library, mapped, softermax, with_library
+from netlists import PDK, full_library, mapped, softermax
 
 from softmaxkit.flow.cells.library import Arc, Constraint, Library
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
@@ -249,7 +249,7 @@ def test_with_the_whole_library(method: str, storage: str, tmp_path: Path) -> No
     unit = unit_of(method, storage)
     export_of(unit, tmp_path, constraints)
     design = mapped(unit, replace(library_of("sky130"), wire=0.0))
-    whole = with_library(design.netlist, replace(full_library("sky130"), wire=0.0))
+    whole = design.netlist.with_library(replace(full_library("sky130"), wire=0.0))
     (path,) = sorted(PDK.glob("sky130*.lib.gz"))
     (tmp_path / "whole.lib").write_bytes(gzip.decompress(path.read_bytes()))
     put(tmp_path, design)

@@ -15,7 +15,6 @@ from netlists import (
     hand_netlist,
     looked_up,
     mapped,
-    with_library,
 )
 
 from softmaxkit.flow.activity import Activity, count_toggles, state_nets
@@ -188,7 +187,7 @@ def test_thinned_tables_give_the_same_power(process: str, period: float) -> None
     netlist = mapped(consmax(), packaged).netlist
 
     def power(library: Library) -> float:
-        again = with_library(netlist, library)
+        again = netlist.with_library(library)
         timing = analyse(again)
         (total,) = energies(again, timing, random_activity(again, timing)).values()
         return total.cycle(period)

@@ -15,7 +15,6 @@ from netlists import (
     looked_up,
     mapped,
     softermax,
-    with_library,
 )
 
 from softmaxkit.flow.cells.library import Arc
@@ -297,4 +296,4 @@ THINNED = [("sky130", consmax), *SLOW]
 @pytest.mark.parametrize(("process", "unit"), THINNED)
 def test_thinned_tables_give_the_same_longest_path(process: str, unit: Callable[[], SoftmaxUnit]) -> None:
     thinned = mapped(unit(), library_of(process)).netlist
-    assert within(analyse(thinned).period, analyse(with_library(thinned, full_library(process))).period, 0.05)
+    assert within(analyse(thinned).period, analyse(thinned.with_library(full_library(process))).period, 0.05)

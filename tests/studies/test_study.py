@@ -230,6 +230,13 @@ def test_a_text_is_read_once_for_every_context_and_number_of_tokens(
     assert reads == [256, 256]
 
 
+def test_every_text_is_read_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "train", lambda *_: pytest.fail("trained, though the text is too short"))
+    config = SMALL.replace('"recipe.learning_rate" = [0.001, 0.004]', '"recipe.context" = [8, 4096]')
+    with pytest.raises(ValueError, match=r"a context of 4096 needs 4097; give a longer text"):
+        run(tmp_path, written(tmp_path, config))
+
+
 def test_an_interrupted_study_keeps_finished_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = preparation.train
     trainings: list[str] = []

@@ -14,6 +14,7 @@ from softmaxkit.engine.vectors import EngineAsUnit, engine_stream, random_head
 from softmaxkit.engine.verify import expected_cycles
 from softmaxkit.flow.cells.macros import Macro
 from softmaxkit.flow.cells.processes import PROCESSES
+from softmaxkit.flow.corners import read_corners
 from softmaxkit.flow.figures import Synthesis
 from softmaxkit.flow.mapping import map_design
 from softmaxkit.flow.sources import Source
@@ -39,6 +40,7 @@ def synthesize_engine(
     liberty: Sequence[Path] = (),
     macros: Sequence[Macro] = (),
     progress: Callable[[int, int], None] | None = None,
+    corners: Sequence[Path] = (),
 ) -> Synthesis:
     """Map an engine to cells, time it, run the netlist, compare every output, and measure its energy.
 
@@ -52,13 +54,15 @@ def synthesize_engine(
         liberty: files to use in place of the bundled tables.
         macros: that make up external memories; default: those published for the process.
         progress: called with the steps done and the total.
+        corners: Liberty files of other corners, at which to time the netlist as well.
 
     Raises:
         ToolError: a tool is missing or failed.
-        LibertyError: the library is damaged or incomplete.
+        LibertyError: the library or a corner is damaged or incomplete.
         ValueError: the process is unknown, or the engine's cycles have no recurrence.
     """
     library = chosen_library(cells, liberty, wires)
+    others = read_corners(corners, library)
     period = clock if clock is not None else PROCESSES[cells].clock
     steps = iter(range(1, 5))
 
@@ -78,7 +82,7 @@ def synthesize_engine(
     apart = tuple(f"*_{pattern}" for pattern in ENGINE_PARTS.values())
     source = Source("engine", {"design.il": to_rtlil(driven, "engine")}, apart)
     mapped = map_design(source, library, period)
-    fitted = fit(mapped, period, library.name if liberty else cells, ENGINE_PARTS)
+    fitted = fit(mapped, period, library.name if liberty else cells, ENGINE_PARTS, others)
     tick()
     run = measured(
         *(fitted, driven, steady, engine_stream(engine, heads), (warm_up, count * interval)),

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softmaxkit.flow.cells.liberty import LibertyError
 from softmaxkit.flow.cells.library import Cell, Library
 from softmaxkit.flow.tools import DesignError, ToolError
 from softmaxkit.formats import Array
@@ -106,20 +105,9 @@ class Netlist:
         return {group.cell.name: len(group.instances) for group in self.groups}
 
     def with_library(self, library: Library) -> Netlist:
-        """Return the same netlist with the cells of another corner of its library.
-
-        Raises:
-            LibertyError: the other library lacks a cell or a pin.
-        """
-        groups = []
-        for group in self.groups:
-            cell = library.cells.get(group.cell.name)
-            if cell is None or set(group.nets) - set(cell.pins):
-                why = [remark for remark, names in library.remarks.items() if group.cell.name in names]
-                reason = f" ({why[0]})" if why else ""
-                raise LibertyError(f"{library.name} lacks the cell {group.cell.name} of {self.library.name}{reason}")
-            groups.append(group._replace(cell=cell))
-        return replace(self, library=library, groups=tuple(groups))
+        """Return the same netlist with the cells of the same names in another library."""
+        groups = tuple(group._replace(cell=library.cells[group.cell.name]) for group in self.groups)
+        return replace(self, library=library, groups=groups)
 
     @cached_property
     def levels(self) -> Array:

@@ -17,6 +17,7 @@ from softmaxkit.flow.cells.library import Library
 from softmaxkit.flow.cells.macros import Macro
 from softmaxkit.flow.cells.processes import PROCESSES, library_of
 from softmaxkit.flow.cells.reading import library_from_liberty
+from softmaxkit.flow.corners import at_corners, read_corners
 from softmaxkit.flow.figures import ROW, Synthesis
 from softmaxkit.flow.gates import simulate_netlist
 from softmaxkit.flow.mapping import Mapped, map_design
@@ -96,6 +97,7 @@ def synthesize(
     progress: Progress | None = None,
     parts: Mapping[str, str] = MappingProxyType(PARTS),
     macros: Sequence[Macro] = (),
+    corners: Sequence[Path] = (),
 ) -> Synthesis:
     """Map a unit to cells, time it, run the netlist on real scores, compare every output, and measure its energy.
 
@@ -110,21 +112,23 @@ def synthesize(
         progress: called with the number of steps done and the total.
         parts: parts to report separately, with patterns of component names.
         macros: macros to build external memories from; default: those published for the process.
+        corners: Liberty files of other corners, at which to time the netlist as well.
 
     Raises:
         ToolError: a tool is missing or failed.
-        LibertyError: the library is damaged or lacks a required cell.
+        LibertyError: the library or a corner is damaged or lacks a required cell.
         ValueError: there is no such process, the clock is not positive, or the rows differ in length or are too long.
         TypeError: the unit is not one, but a spec for instance.
     """
     check_unit(unit)
     _check_input(unit, clock, rows)
     library = chosen_library(cells, liberty, wires)
+    others = read_corners(corners, library)
     period = clock if clock is not None else PROCESSES[cells].clock
     tick = _ticker(progress, 4)
     apart = tuple(f"*_{pattern}" for pattern in parts.values())
     source = Source("unit", {"design.il": to_rtlil(unit, "unit")}, apart)
-    fitted = fit(map_design(source, library, period), period, library.name if liberty else cells, parts)
+    fitted = fit(map_design(source, library, period), period, library.name if liberty else cells, parts, others)
     tick()
     if constants is None:
         constants = unit.constants if unit.constants is not None else unit.spec.examples()[0]
@@ -210,9 +214,16 @@ def measured(
 
 
 def fit(
-    mapped: Sequence[Mapped], clock: float, cells: str, parts: Mapping[str, str] = MappingProxyType(PARTS)
+    mapped: Sequence[Mapped],
+    clock: float,
+    cells: str,
+    parts: Mapping[str, str] = MappingProxyType(PARTS),
+    corners: Mapping[str, Library] = MappingProxyType({}),
 ) -> Synthesis:
-    """Return the smallest netlist that meets a clock period in ns, or else the fastest one; without activity."""
+    """Return the smallest netlist that meets a clock period in ns, or else the fastest one; without activity.
+
+    It is also timed at `corners`, other corners of its library by name, where it need not meet the clock.
+    """
     timings = [analyse(design.netlist) for design in mapped]
     areas = [sum(design.netlist.areas().values()) for design in mapped]
     fastest = min(range(len(mapped)), key=lambda i: timings[i].period)
@@ -228,20 +239,8 @@ def fit(
         {part: area[part] for part in ("datapath", *parts) if part in area},
         timings[fastest].fmax_mhz,
         areas[fastest],
+        corners=at_corners(mapped[best].netlist, corners),
     )
-
-
-def at_corners(synthesis: Synthesis, corners: Sequence[Path]) -> Synthesis:
-    """Return a synthesis whose netlist is also timed at other corners, given as Liberty files of the same cells.
-
-    Raises:
-        LibertyError: a file is damaged or lacks a cell.
-        OSError: a file cannot be read.
-    """
-    netlist = synthesis.mapped.netlist
-    libraries = [library_from_liberty([path], netlist.library.wire) for path in corners]
-    timings = {library.name: analyse(netlist.with_library(library)) for library in libraries}
-    return replace(synthesis, corners=timings)
 
 
 def _ticker(progress: Progress | None, steps: int) -> Callable[[], None]:

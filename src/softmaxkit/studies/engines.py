@@ -165,7 +165,6 @@ def synthesize_engines(
     from softmaxkit.flow.cells.macros import macros_from_liberty
     from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.sources import Source
-    from softmaxkit.flow.synthesize import at_corners
     from softmaxkit.flow.verilog import to_rtlil
 
     engine = options.build(spec)
@@ -180,9 +179,8 @@ def synthesize_engines(
         return make_record(command, 0, inputs, [result])
     mapped = synthesize_engine(
         *(engine, synthesis.cells, synthesis.clock, synthesis.wires, synthesis.liberty),
-        *(macros_from_liberty(synthesis.sram), progress),
+        *(macros_from_liberty(synthesis.sram), progress, synthesis.corners),
     )
-    mapped = at_corners(mapped, synthesis.corners)
     for fault in mapped.faults:
         say(f"wrong: {fault}")
     buffers = ", ".join(f"{part} {area:,.0f} um2" for part, area in mapped.area.items() if part.endswith(" buffer"))

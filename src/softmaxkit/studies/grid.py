@@ -50,18 +50,17 @@ def run_study(
         Interrupted: training was stopped; the same call resumes it.
     """
     seeds = tuple(dict.fromkeys(seeds)) if seeds else study.seeds
+    texts: dict[tuple[int, int], TokenWindows] = {}
+    for point in study.points:  # all of them before any training, as a text may be too short for a later point
+        if _key(point) not in texts:
+            texts[_key(point)] = TokenWindows.read(_options(study, point, text, folder, seeds[0]))
     if jobs > 1 and len(seeds) > 1:
         _run_in_parallel(study, text, folder, seeds, stage, jobs)
-    texts: dict[tuple[int, int], TokenWindows] = {}
     results: Results = []
     for seed in seeds:
         trainings: list[dict[str, Any]] = []
         for point in study.points:
-            options = _options(study, point, text, folder, seed)
-            key = (point.shape.tokens, point.recipe.context)
-            if key not in texts:
-                texts[key] = TokenWindows.read(options)
-            comparison = Comparison(options, stage, texts[key])
+            comparison = Comparison(_options(study, point, text, folder, seed), stage, texts[_key(point)])
             about: dict[str, Any] = {"seed": seed, "recipe": point.recipe.describe()}
             if study.model is None:
                 about["shape"] = point.shape.describe()
@@ -108,6 +107,11 @@ def point_results(comparison: Comparison, spec: Spec) -> Results:
         {**result, "series": {name: series for name, series in result.get("series", {}).items() if name == "training"}}
         for result in results
     ]
+
+
+def _key(point: Point) -> tuple[int, int]:
+    """Return what decides which tokens a point reads: the size of the vocabulary, and the tokens per window."""
+    return point.shape.tokens, point.recipe.context
 
 
 def _options(study: Study, point: Point, text: Path | None, folder: Path, seed: int) -> Options:

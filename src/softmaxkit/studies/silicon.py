@@ -138,7 +138,7 @@ def synthesize_units(
     from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.place import place_unit
     from softmaxkit.flow.sources import Source
-    from softmaxkit.flow.synthesize import at_corners, synthesize
+    from softmaxkit.flow.synthesize import synthesize
     from softmaxkit.flow.verilog import to_rtlil
 
     macros = macros_from_liberty(options.sram)
@@ -168,8 +168,8 @@ def synthesize_units(
             rows,
             progress,
             macros=macros,
+            corners=options.corners,
         )
-        synthesis = at_corners(synthesis, options.corners)
         for fault in synthesis.faults:
             say(f"wrong: {fault}")
         results.append(make_result(spec, "hardware", **about, **synthesis.figures(), faults=list(synthesis.faults)))
@@ -216,11 +216,12 @@ def synthesize_verilog(
         ValueError: as `read_verilog`.
     """
     from softmaxkit.flow.cells.processes import PROCESSES
+    from softmaxkit.flow.corners import read_corners
     from softmaxkit.flow.fpga import count_cells
     from softmaxkit.flow.mapping import map_design
     from softmaxkit.flow.place import place_verilog
     from softmaxkit.flow.sources import read_verilog
-    from softmaxkit.flow.synthesize import at_corners, chosen_library, fit
+    from softmaxkit.flow.synthesize import chosen_library, fit
 
     source = read_verilog(*verilog)
     cells = options.cells
@@ -232,12 +233,12 @@ def synthesize_verilog(
         figures = placed_figures(source.top, place, options, say) if placed else count_cells(source, cells)
         return make_record(command, 0, options.inputs(), [about | figures])
     library = chosen_library(cells, options.liberty, options.wires)
+    corners = read_corners(options.corners, library)
     period = options.clock if options.clock is not None else PROCESSES[cells].clock
     mapped = map_design(source, library, period)
     if not any(group.cell.inputs for group in mapped[0].netlist.groups):
         raise ValueError(f"{source.top} has no gates: its outputs are constant or directly connected to its inputs")
-    synthesis = fit(mapped, period, library.name if options.liberty else cells)
-    synthesis = at_corners(synthesis, options.corners)
+    synthesis = fit(mapped, period, library.name if options.liberty else cells, corners=corners)
     if options.output is not None:
         write_netlist(options.output, source.top, synthesis, say)
     return make_record(command, 0, options.inputs(), [about | synthesis.figures()])

@@ -1,0 +1,113 @@
+"""Other corners of a cell library: read and checked before anything is mapped, and what a netlist reaches there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from netlists import PREFIX, hand_netlist
+
+from softmaxkit.cli import main
+from softmaxkit.engine import synthesize as engine_synthesis
+from softmaxkit.flow import mapping, synthesize
+from softmaxkit.flow.cells.liberty import LibertyError
+from softmaxkit.flow.cells.library import Arc, Library
+from softmaxkit.flow.cells.processes import library_of
+from softmaxkit.flow.cells.table import Table
+from softmaxkit.flow.cells.writing import to_liberty
+from softmaxkit.flow.corners import at_corners, read_corners
+from softmaxkit.flow.simulate import can_verilate
+from softmaxkit.flow.timing import analyse
+
+tools = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
+SKY130 = library_of("sky130")
+
+
+def slow(library: Library) -> Library:
+    """Return a library whose delays are doubled."""
+
+    def doubled(table: Table) -> Table:
+        return Table(table.slews, table.loads, 2 * table.values)
+
+    def arc(arc: Arc) -> Arc:
+        return arc._replace(rise=doubled(arc.rise), fall=doubled(arc.fall))
+
+    cells = {name: replace(cell, arcs=tuple(map(arc, cell.arcs))) for name, cell in library.cells.items()}
+    return replace(library, name="slow", cells=cells)
+
+
+def without_inverter(library: Library) -> Library:
+    return replace(library, cells={name: cell for name, cell in library.cells.items() if name != f"{PREFIX}inv_1"})
+
+
+def written(library: Library, file: Path) -> Path:
+    file.write_text(to_liberty(library, analysis=True))
+    return file
+
+
+def test_a_netlist_at_a_slow_corner(tmp_path: Path) -> None:
+    netlist = hand_netlist("a", "y", ["one inv_1 A=a Y=x", "two inv_1 A=x Y=y"]).netlist
+    corners = read_corners([written(slow(SKY130), tmp_path / "slow.lib")], SKY130)
+    (timing,) = at_corners(netlist, corners).values()
+    assert [*corners] == ["slow"]
+    assert corners["slow"].wire == SKY130.wire
+    assert timing.period == pytest.approx(2 * analyse(netlist).period, rel=1e-3)
+
+
+def test_corners_with_the_same_name_are_named_by_their_files(tmp_path: Path) -> None:
+    files = [written(library, tmp_path / f"{place}.lib") for place, library in enumerate((SKY130, slow(SKY130)))]
+    same = [file.with_stem(f"same-{file.stem}") for file in files]
+    for file, copy in zip(files, same, strict=True):
+        copy.write_text(file.read_text().replace(f"library ({SKY130.name})", "library (slow)"))
+    assert [*read_corners(files, SKY130)] == [SKY130.name, "slow"]
+    assert [*read_corners(same, SKY130)] == [*map(str, same)]
+
+
+def test_a_corner_without_a_cell_gives_the_reason(tmp_path: Path) -> None:
+    text = to_liberty(SKY130, analysis=True)
+    file = tmp_path / "corner.lib"
+    file.write_text(text.replace(f"cell ({PREFIX}inv_1) {{", f"cell ({PREFIX}inv_1) {{ dont_use : true;"))
+    with pytest.raises(LibertyError, match=r"corner.lib is no corner of .* lacks \w+__inv_1 \(left out for dont_use\)"):
+        read_corners([file], SKY130)
+
+
+DESIGNS = {
+    "unit": ["consmax", "--constants", "baked"],
+    "engine": ["engine", "--method", "consmax", "--rows", "2", "--columns", "2", "--keys", "8"],
+    "verilog": ["--verilog", "FOLDER/top.v"],
+}
+
+
+@tools
+@pytest.mark.parametrize("design", DESIGNS)
+def test_corners_are_read_before_anything_is_mapped(
+    design: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("mapped before the corners were read")
+
+    for module in (mapping, synthesize, engine_synthesis):
+        monkeypatch.setattr(module, "map_design", refused)
+    (tmp_path / "top.v").write_text("module top (input a, output b); assign b = ~a; endmodule")
+    bad = tmp_path / "bad.lib"
+    bad.write_text("library (bad) { cell (INV) {")
+    lacking = written(without_inverter(SKY130), tmp_path / "lacking.lib")
+    arguments = [argument.replace("FOLDER", str(tmp_path)) for argument in DESIGNS[design]]
+    for file, message in ((bad, "bad.lib, line"), (lacking, "lacks sky130_fd_sc_hd__inv_1")):
+        assert main(["synth", *arguments, "--corner", str(file)]) == 2
+        assert message in capsys.readouterr().err
+
+
+@tools
+def test_synth_at_a_corner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "top.v"
+    file.write_text("module top (input a, b, c, output d); assign d = a ^ b ^ c; endmodule")
+    corner = written(slow(SKY130), tmp_path / "slow.lib")
+    assert main(["synth", "--verilog", str(file), "--corner", str(corner), "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    (result,) = json.loads(printed.out)["results"]
+    reached = result["fmax_at_corners_mhz"]
+    assert 0.4 * result["fmax_mhz"] < reached["slow"] < 0.6 * result["fmax_mhz"]
+    assert f"top at slow: {reached['slow']:,.0f} MHz" in printed.err
