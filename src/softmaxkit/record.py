@@ -11,7 +11,7 @@ from typing import Any
 
 import softmaxkit
 from softmaxkit.methods import METHODS
-from softmaxkit.methods.base.fields import SCHEMA
+from softmaxkit.methods.base.fields import SCHEMA, is_schema
 from softmaxkit.methods.base.spec import Spec
 
 PACKAGES = (
@@ -37,18 +37,30 @@ def make_record(
 
 
 class Figures(dict[str, Any]):
-    """A part of a record; a figure that it lacks is an error that names the file."""
+    """A part of a record; a figure that it lacks is an error that names the file.
 
-    def __init__(self, path: Path, figures: Mapping[str, Any]) -> None:
+    Args:
+        path: the file.
+        figures: the part.
+        numbers: names of those figures that are numbers, where there are any.
+
+    Raises:
+        ValueError: one of these is no number; the message names the file.
+    """
+
+    def __init__(self, path: Path, figures: Mapping[str, Any], numbers: Sequence[str] = ()) -> None:
         super().__init__(figures)
         self.path = path
+        for name in numbers:
+            if type(value := figures.get(name, 0)) not in (int, float):
+                raise ValueError(f"{path} has a result whose {name} must be a number, got {value!r}; make it again")
 
     def __missing__(self, name: str) -> Any:
         raise ValueError(f"{self.path} has a result without {name}; make it again")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; results are JSON objects, and nothing is known of their figures yet.
+    """Read a record; its command is a list of texts, its results are JSON objects of which nothing else is known yet.
 
     Raises:
         ValueError: the file is not a record; the message names it.
@@ -58,9 +70,16 @@ def read_record(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a record: {error}; make it again") from None
-    results = record.get("results") if isinstance(record, dict) else None
-    if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+    if not isinstance(record, dict):
         raise ValueError(f"{path} is not a record: it must be a JSON object with a list of results; make it again")
+    if not is_schema(schema := record.get("schema")):
+        raise ValueError(
+            f'{path} must have "schema": {SCHEMA}, which this version reads, got {schema!r}; make it again'
+        )
+    for name, kind, kinds in (("command", str, "texts"), ("results", dict, "JSON objects")):
+        values = record.get(name)
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise ValueError(f"{path} is not a record: its {name} must be a list of {kinds}; make it again")
     return record
 
 

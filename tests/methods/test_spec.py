@@ -47,6 +47,8 @@ def test_omitted_keys_get_their_defaults(case: Case) -> None:
         ('{"schema": 1, "method": "exact", "method": "exaq"}', "name each key once, but 'method' occurs 2 times"),
         ("[]", "JSON object"),
         (json.dumps({"schema": 2, "method": FIRST.method}), '"schema": 1, got 2'),
+        (json.dumps({"schema": True, "method": FIRST.method}), '"schema": 1, got True'),
+        (json.dumps({"schema": 1.0, "method": FIRST.method}), '"schema": 1, got 1.0'),
         (json.dumps({"method": FIRST.method}), "got None"),
         ('{"schema": 1}', 'add "method"'),
         ('{"schema": 1, "method": "other"}', "no method is called 'other'"),

@@ -167,6 +167,7 @@ def test_saving_a_quantised_model_is_refused(tmp_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda settings: settings.update(schema=9), "reads 1"),
+        (lambda settings: settings.update(schema=True), "reads 1"),
         (lambda settings: settings.pop("layers"), "it names no layers"),
         (lambda settings: settings.update(layers={"h.9": settings["layers"]["transformer.h.0.attn"]}), "no layer h.9"),
         (lambda settings: settings["layers"]["transformer.h.0.attn"].pop("constants"), "'constants'"),

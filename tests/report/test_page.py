@@ -188,6 +188,8 @@ def test_a_study_is_drawn_against_its_baseline(described: bool) -> None:
     [
         ({"schema": 2}, "schema 2, but this report reads schema 1"),
         ({"schema": None}, "no schema"),
+        ({"schema": True}, "schema True, but this report reads schema 1"),
+        ({"schema": 1.0}, "schema 1.0, but this report reads schema 1"),
         ({"results": []}, "at least one result"),
         ({"results": [{"mode": "float"}]}, "has method None"),
         ({"results": [{"method": "exact", "mode": "int"}]}, "'float' or 'integer'"),

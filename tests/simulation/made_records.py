@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.simulation.arrays import QUERY_KEY, SIZES, UNIT, VALUE
@@ -18,6 +20,11 @@ SHARES = {"query-key": (4_000.0, 1_500.0, 60.0, 900.0), "value": (3_000.0, 1_000
 def array_area(name: str, rows: int, columns: int, channels: int) -> float:
     multiplier, across, channel, rest = SHARES[name]
     return multiplier * rows * columns + across * (rows if name == "query-key" else columns) + channel * channels + rest
+
+
+def record_of(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a record with these results."""
+    return {"schema": 1, "command": ["made", "up"], "results": results}
 
 
 def write_records(folder: Path, *specs: Spec, waits: bool = True) -> Path:
@@ -39,5 +46,5 @@ def write_records(folder: Path, *specs: Spec, waits: bool = True) -> Path:
                 figures = {"area_um2": 30_000.0, "energy_pj_per_cycle": 80.0, "fmax_mhz": 115.0}
                 arrays.append(about | {"array": UNIT, "pipeline": pipeline, "pace": 1} | sizes | figures)
     for file, results in (("units-made", units), ("arrays-made", arrays)):
-        (folder / "accelerator" / f"{file}.json").write_text(json.dumps({"results": results}))
+        (folder / "accelerator" / f"{file}.json").write_text(json.dumps(record_of(results)))
     return folder

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_records import MADE, array_area, write_records
+from made_records import MADE, array_area, record_of, write_records
 
 from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, arranged
@@ -168,7 +170,7 @@ def test_arrays_of_another_method_with_equal_widths_are_used(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "", "[]", "null", "3", "{}", '{"results": null}', '{"results": {}}', '{"results": ["x"]}', "[" * 100_000],
+    ["{", "", "[]", "null", "3", *(json.dumps(record_of(results)) for results in (None, {}, ["x"])), "[" * 100_000],  # type: ignore[arg-type, list-item]
 )
 def test_a_damaged_record_is_named(text: str, tmp_path: Path) -> None:
     write_records(tmp_path, SPEC)
@@ -177,13 +179,40 @@ def test_a_damaged_record_is_named(text: str, tmp_path: Path) -> None:
         _ = costs(tmp_path).unit
 
 
+@pytest.mark.parametrize("schema", [2, True, 1.0, "1", None])
+def test_a_record_of_another_schema_is_refused(schema: object, tmp_path: Path) -> None:
+    write_records(tmp_path, SPEC)
+    (tmp_path / "accelerator" / "units-other.json").write_text(json.dumps(record_of([]) | {"schema": schema}))
+    with pytest.raises(ValueError, match=rf'units-other\.json must have "schema": 1, .* got {schema!r}; make it again'):
+        _ = costs(tmp_path).unit
+
+
+def test_a_figure_that_is_no_number_is_named(tmp_path: Path) -> None:
+    folder = write_records(tmp_path, SPEC) / "accelerator"
+    for path in sorted(folder.glob("*.json")):
+        sound = path.read_text()
+        results = json.loads(sound)["results"]
+        texts = {"cells", "spec", "method", "max_keys", "array", "pipeline", "memories"}
+        for name, value in product(set(results[0]) - texts, (True, "9", None, [])):
+            path.write_text(json.dumps(record_of([result | {name: value} for result in results])))
+            made = costs(tmp_path)
+            message = re.escape(f"{path.name} has a result whose {name} must be a number, got {value!r}; make it again")
+            with pytest.raises(ValueError, match=message):
+                _ = made.unit, made.array("query-key")
+        path.write_text(sound)
+    path = folder / "units-made.json"
+    path.write_text(path.read_text().replace('"width_bits": 160', '"width_bits": true'))
+    with pytest.raises(ValueError, match=r"whose width_bits must be a number, got True"):
+        _ = costs(tmp_path).unit_memories
+
+
 def test_a_figure_that_is_missing_is_named(tmp_path: Path) -> None:
     folder = write_records(tmp_path, SPEC) / "accelerator"
     for path in sorted(folder.glob("*.json")):
         sound = path.read_text()
         results = json.loads(sound)["results"]
         for name in set(results[0]) - {"cells", "spec", "method", "max_row", "max_keys"}:
-            path.write_text(json.dumps({"results": [{k: v for k, v in r.items() if k != name} for r in results]}))
+            path.write_text(json.dumps(record_of([{k: v for k, v in r.items() if k != name} for r in results])))
             made = costs(tmp_path)
             with pytest.raises(ValueError, match=rf"{path.name} has a result without {name}; make it again"):
                 _ = made.unit, made.unit_memories, made.array("query-key"), made.array("value")

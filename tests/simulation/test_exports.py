@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from made_records import write_records
+from made_records import record_of, write_records
 
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.spec import Spec
@@ -41,7 +41,7 @@ def without_deferred(records: Path) -> Path:
     """Remove the records of the deferred pipeline."""
     path = records / "accelerator" / "arrays-made.json"
     results = json.loads(path.read_text())["results"]
-    path.write_text(json.dumps({"results": [result for result in results if result["pipeline"] != "deferred"]}))
+    path.write_text(json.dumps(record_of([result for result in results if result["pipeline"] != "deferred"])))
     return records
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -192,7 +193,7 @@ def folder(tmp_path: Path) -> Path:
     for file, results in MADE_UP.items():
         path = tmp_path / "results" / file
         path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"command": ["made", "up"], "results": results}))
+        path.write_text(json.dumps({"schema": 1, "command": ["made", "up"], "results": results}))
     return tmp_path / "results"
 
 
@@ -273,12 +274,50 @@ def test_a_missing_record_leaves_a_claim_unmeasured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is not a record"), ('{"results": []}', "no result has"), ("{}", "a list of results")]
+    ("content", "message"),
+    [
+        ([], "a list of results"),
+        ({"schema": True}, r'must have "schema": 1, which this version reads, got True; make it again'),
+        ({"schema": None}, r'must have "schema": 1, which this version reads, got None; make it again'),
+        ({"command": None}, "its command must be a list of texts; make it again"),
+        ({"command": ["softmaxkit", 1]}, "its command must be a list of texts; make it again"),
+        ({"results": None}, "its results must be a list of JSON objects; make it again"),
+        ({"results": []}, "no result has method 'exaq'"),
+        ({"results": [{"method": "exaq", "mode": "integer", "spec": None}]}, "no result has method 'exaq'"),
+    ],
 )
-def test_a_record_that_cannot_be_read_is_refused(folder: Path, text: str, message: str) -> None:
-    (folder / "studies/exaq-bits.json").write_text(text)
-    with pytest.raises(ValueError, match=message):
+def test_a_record_that_cannot_be_read_is_refused(folder: Path, content: Any, message: str) -> None:
+    path = folder / "studies/exaq-bits.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | content if isinstance(content, dict) else content))
+    with pytest.raises(ValueError, match=rf"exaq-bits\.json.*{message}"):
         judge_claims(["exaq"], folder, [])
+
+
+@pytest.mark.parametrize(
+    ("claim", "results", "message"),
+    [
+        ("online-2", [], r"it has no results"),
+        ("online-2", [{}], r"the figure 'error_max' is missing"),
+        ("online-2", [{}, {}], r"expected one result, found 2"),
+        ("online-2", [{"error_max": None}], r"a figure is not of the expected kind \(.*\)"),
+        ("consmax-6", [generated("consmax", "x")], r"no result has method 'consmax', pipeline 'element', .*"),
+        ("consmax-2", [{"method": "exact", "mode": "float", "trained_steps": 10_000}], r"the figure 'seed' is missing"),
+        (
+            "consmax-4",
+            [*MADE_UP["silicon/sky130.json"][:2], unit("consmax", "loadable tables", 0.0, 0.0)],
+            r"a figure is not of the expected kind \(.*division by zero\)",
+        ),
+    ],
+)
+def test_a_record_without_figures_says_what_it_lacks(
+    folder: Path, claim: str, results: list[dict[str, Any]], message: str
+) -> None:
+    file, command = next(iter(CLAIMS[claim].files.items()))
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"results": results}))
+    again = re.escape(command)
+    with pytest.raises(ValueError, match=rf"{claim} cannot be read from .*{message}; make it again: {again}"):
+        finding(folder, claim)
 
 
 def test_a_method_without_claims_has_none() -> None:

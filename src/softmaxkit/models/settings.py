@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import softmaxkit
-from softmaxkit.methods.base.fields import SCHEMA
+from softmaxkit.methods.base.fields import SCHEMA, is_schema
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.attention import NAME
@@ -53,7 +53,7 @@ def settings_of(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> 
 
 def check_schema(settings: Mapping[str, Any], where: str) -> None:
     """Raise a MethodError for settings of another schema version."""
-    if settings.get("schema") != SCHEMA:
+    if not is_schema(settings.get("schema")):
         raise MethodError(
             f'{where} has "schema": {settings.get("schema")!r}; this version of softmaxkit reads {SCHEMA}'
         )

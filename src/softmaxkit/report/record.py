@@ -67,7 +67,7 @@ def read_variants(record: Mapping[str, Any]) -> list[Variant]:
     if not isinstance(record, Mapping):
         raise ValueError(f"a record must be a JSON object, got a {type(record).__name__}")
     schema = record.get("schema")
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:  # True and 1.0 equal 1
         actual = "no schema" if schema is None else f"schema {schema!r}"
         raise ValueError(f"the record has {actual}, but this report reads schema {SCHEMA}: write the record again")
     results = record.get("results")

@@ -26,6 +26,15 @@ FOLDER = "accelerator"
 PART_NAMES = {QUERY_KEY: "QK array", VALUE: "PV array", UNIT: "softmax unit"}
 """What simulations call the parts that `softmaxkit.simulation.arrays` measures."""
 
+NUMBERS = (
+    *("lanes", "max_row", "rows", "columns", "channels", "max_keys", "pace"),
+    *("area_um2", "energy_pj_per_element", "energy_pj_per_cycle", "fmax_mhz"),
+)
+"""Figures of the records that are numbers."""
+
+NUMBERS_OF_MEMORIES = ("width_bits", "depth_words", "writes_per_element", "reads_per_element")
+"""Those of a unit's row memories."""
+
 Result = Mapping[str, Any]
 
 
@@ -98,7 +107,7 @@ class Costs:
         path, result = self._nearest()
         lanes, memories = result["lanes"], {}
         for name, figures in result["memories"].items():
-            memory = Figures(path, figures)
+            memory = Figures(path, figures, NUMBERS_OF_MEMORIES)
             width = -(-memory["width_bits"] * self.sizes.rows // lanes)
             rest = memory["depth_words"] - beats(result["max_row"], lanes)
             made = arranged(width, beats(self.keys, self.sizes.rows) + max(rest, 0), self._macros)
@@ -212,7 +221,7 @@ class Costs:
         for path in sorted((self.records / FOLDER).glob(pattern)):
             for result in _read(path, path.stat().st_mtime_ns)["results"]:
                 if result.get("cells") == self.hardware.process:
-                    yield path, Figures(path, result)
+                    yield path, Figures(path, result, NUMBERS)
 
 
 @lru_cache

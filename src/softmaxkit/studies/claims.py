@@ -9,7 +9,7 @@ from typing import Any
 
 from softmaxkit.files import write_json
 from softmaxkit.methods import method_class
-from softmaxkit.methods.base.claims import Claim, Finding, Record
+from softmaxkit.methods.base.claims import Claim, Finding, Record, Unfit
 from softmaxkit.record import make_record, read_record
 from softmaxkit.studies.progress import Stage
 
@@ -73,7 +73,12 @@ def _judge(claim: Claim, records: dict[str, Record | None], folder: Path) -> Fin
         return Finding("", "not measured", f"No record {' and '.join(missing)} yet.")
     try:
         return claim.judge(*present)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         files = " and ".join(str(folder / file) for file in records)
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{claim.id} cannot be read from {files}: {what}; make the record again") from error
+        what = f"a figure is not of the expected kind ({error})"
+        if isinstance(error, KeyError):
+            what = f"the figure {error} is missing"
+        elif isinstance(error, Unfit):
+            what = str(error)
+        commands = " and ".join(dict.fromkeys(claim.files.values()))
+        raise ValueError(f"{claim.id} cannot be read from {files}: {what}; make it again: {commands}") from error

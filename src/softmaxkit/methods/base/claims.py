@@ -15,6 +15,10 @@ MEASURE = "softmaxkit claims --measure"
 """Command that writes the records of claims that can be measured within seconds."""
 
 
+class Unfit(ValueError):
+    """A record does not have what a claim is judged by; the message says what."""
+
+
 class Finding(NamedTuple):
     """The result of judging a claim from records.
 
@@ -38,7 +42,7 @@ class Claim:
         place: location in the paper.
         claim: the claim in our words, with our interpretation where the paper leaves it open.
         published: the paper's figure.
-        judge: called with the records of `files`, in order; raises ValueError or KeyError if one lacks a figure.
+        judge: called with the records of `files`, in order; raises `Unfit` or KeyError if one lacks a figure.
         records: file names in the results folder, each mapped to the command that writes it.
         measure: measures the figures of the claim's own record, within seconds.
     """
@@ -74,11 +78,11 @@ class Figure(NamedTuple):
         """Summarise the values of several runs.
 
         Raises:
-            ValueError: `values` is empty.
+            Unfit: `values` is empty.
         """
         runs = list(values)
         if not runs:
-            raise ValueError("no run has the figure")
+            raise Unfit("no run has the figure")
         return cls(statistics.fmean(runs), statistics.stdev(runs) if len(runs) > 1 else 0.0, len(runs))
 
     def at_most(self, limit: float) -> bool:
@@ -99,18 +103,18 @@ def results_of(record: Record, spec: Mapping[str, Any] | None = None, **fields: 
     """Return the results of a record whose fields, and whose spec's fields, have the given values.
 
     Raises:
-        ValueError: no result matches.
+        Unfit: no result matches.
     """
     wanted = spec or {}
     results = [
         result
         for result in record["results"]
         if all(result.get(name) == value for name, value in fields.items())
-        and all(result["spec"].get(name) == value for name, value in wanted.items())
+        and all((result.get("spec") or {}).get(name) == value for name, value in wanted.items())
     ]
     if not results:
         sought = ", ".join(f"{name} {value!r}" for name, value in {**fields, **wanted}.items())
-        raise ValueError(f"no result has {sought}")
+        raise Unfit(f"no result has {sought}" if sought else "it has no results")
     return results
 
 
@@ -118,11 +122,12 @@ def only_result(record: Record, **fields: Any) -> Result:
     """Return the single result of a record whose fields have the given values.
 
     Raises:
-        ValueError: no result matches, or several do.
+        Unfit: no result matches, or several do.
     """
     results = results_of(record, **fields)
     if len(results) > 1:
-        raise ValueError(f"expected one result with {fields}, found {len(results)}")
+        of = f" with {fields}" if fields else ""
+        raise Unfit(f"expected one result{of}, found {len(results)}")
     return results[0]
 
 

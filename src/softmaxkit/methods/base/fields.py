@@ -20,6 +20,11 @@ SCHEMA = 1
 """Version of the JSON schema of specs, constants and records."""
 
 
+def is_schema(value: object) -> bool:
+    """Return whether a value is the integer `SCHEMA`, which `True` and 1.0 equal without being it."""
+    return type(value) is int and value == SCHEMA
+
+
 @dataclasses.dataclass(frozen=True)
 class Fields(ABC):
     """What a spec does with its fields alone. They are those of the dataclass that derives from this one."""
@@ -119,7 +124,7 @@ def _method_and_fields(data: Mapping[str, Any] | str) -> tuple[str, dict[str, An
         raise ValueError(f'a spec must be a JSON object such as {{"schema": {SCHEMA}, "method": "METHOD"}}')
     fields = dict(data)
     schema, method = fields.pop("schema", None), fields.pop("method", None)
-    if schema != SCHEMA:
+    if not is_schema(schema):
         hint = f'; add "schema": {SCHEMA}' if schema is None else ""
         raise ValueError(f'this version reads specs with "schema": {SCHEMA}, got {schema!r}{hint}')
     if method is None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from softmaxkit.formats import BF16, FP16
-from softmaxkit.methods.base.claims import Claim, Figure, Finding, Record, Result, results_of, seeds_of
+from softmaxkit.methods.base.claims import Claim, Figure, Finding, Record, Result, only_result, results_of, seeds_of
 from softmaxkit.methods.consmax.silicon_claims import silicon_claims
 from softmaxkit.methods.consmax.spec import ConSmax
 from softmaxkit.methods.exact import Exact
@@ -82,7 +82,7 @@ def measure_elements() -> dict[str, Any]:
 
 def judge_elements(record: Record) -> Finding:
     """Judge consmax-1: no result may depend on another score, and none may wait for the whole row."""
-    (result,) = record["results"]
+    result = only_result(record)
     first = result["first_result_cycles"]
     measured = (
         f"{result['changed']:,} of {result['compared']:,} outputs change when other scores of their row do; the unit "
@@ -170,7 +170,7 @@ def _products(spec: ConSmax) -> tuple[list[float], list[float]]:
 
 def judge_tables(record: Record) -> Finding:
     """Judge consmax-3: each code must have its own product, with no more table entries than in the paper."""
-    (result,) = record["results"]
+    result = only_result(record)
     holds, parts = True, []
     for name in ("bf16", "fp16"):
         distinct, entries = result[f"distinct_{name}"], result[f"entries_{name}"]

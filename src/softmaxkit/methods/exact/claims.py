@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softmaxkit.methods.base.claims import Claim, Finding, Record
+from softmaxkit.methods.base.claims import Claim, Finding, Record, only_result
 from softmaxkit.methods.base.online import OnlineSoftmax
 
 SPEEDUP = 5.0
@@ -88,7 +88,7 @@ def measure_passes() -> dict[str, Any]:
 
 def judge_passes(record: Record) -> Finding:
     """Judge online-1: a shortfall counts, but reaching the figure on a CPU against torch is not comparable."""
-    (result,) = record["results"]
+    result = only_result(record)
     first, low = result["first_result_cycles"], result["speedup_over_torch_low"]
     fewer = (first["three-pass"] - first["online"]) / result["row"]
     rows, keys = result["shape"]
@@ -124,7 +124,7 @@ def measure_merging() -> dict[str, Any]:
 
 def judge_merging(record: Record) -> Finding:
     """Judge online-2 by the largest error of a probability."""
-    (result,) = record["results"]
+    result = only_result(record)
     error = result["error_max"]
     measured = (
         f"largest error of a probability {error:.1e}, {result['rows']:,} random rows of {result['keys']:,} scores in "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softmaxkit.methods.base.claims import Claim, Figure, Finding, Record, only_result, results_of, seeds_of
+from softmaxkit.methods.base.claims import Claim, Figure, Finding, Record, Unfit, only_result, results_of, seeds_of
 from softmaxkit.methods.exact import Exact
 from softmaxkit.methods.softermax.spec import Softermax
 
@@ -98,7 +98,7 @@ def judge_tasks(*records: Record) -> Finding:
     tasks: dict[str, list[float]] = {}
     for record in records:
         if not record["inputs"]["eight_bit"]:
-            raise ValueError("the linear layers of the record are not 8-bit")
+            raise Unfit("the linear layers of the record are not 8-bit")
         for result in results_of(record, method=Softermax.method, variant="", mode="integer", trained="fine-tuned"):
             tasks.setdefault(result["task"], []).append(result["change_points"])
     changes = {task: Figure.of(values) for task, values in tasks.items()}
@@ -145,7 +145,7 @@ def measure_passes() -> dict[str, Any]:
 
 def judge_passes(record: Record) -> Finding:
     """Judge softermax-3: the pass and the multipliers must be gone, at the cost of at most one output step."""
-    (result,) = record["results"]
+    result = only_result(record)
     cycles, multipliers = result["first_result_cycles"], result["front_multipliers"]
     fewer = (cycles[Exact.method] - cycles[Softermax.method]) / result["row"]
     measured = (
