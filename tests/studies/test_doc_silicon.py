@@ -71,6 +71,16 @@ def test_shells(head: str, records: dict[str, str]) -> None:
         assert wrong([area, clock], [result["area_um2"], result["fmax_mhz"]]) == [], name
 
 
+def test_the_clock_of_the_slices_is_one_that_none_meets() -> None:
+    text = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
+    assert "--top softmaxkit_consmax_axi --clock 4 " in text
+    (result,) = results("shell/slice-both.json")
+    assert f"{1e3 / result['fmax_mhz']:.2f} ns are reached with both slices" in text
+    for name in SLICES.values():
+        (result,) = results(f"shell/{name}.json")
+        assert (result["clock_ns"], result["clock_met"]) == (4.0, False), name
+
+
 def test_sets_of_constants() -> None:
     table = rows("docs/hardware.md", "| area, µm² | 1 set | 2 sets | 4 sets |")
     for (name, *cells), method in zip(table, ("consmax", "exaq"), strict=True):
