@@ -147,3 +147,8 @@ def test_wheels_have_the_licences_of_the_cells_and_the_mark_of_a_typed_package()
     """The tables of ASAP7 may only be redistributed with their licence, which is in NOTICE."""
     assert PROJECT["project"]["license-files"] == ["LICENSE", "NOTICE"]
     assert (SOURCE / "py.typed").exists()
+
+
+def test_the_source_distribution_has_what_its_tests_read() -> None:
+    left_out = PROJECT["tool"]["scikit-build"]["sdist"]["exclude"]
+    assert {"tests", "docs", "benchmarks", "results"}.isdisjoint(left_out)
