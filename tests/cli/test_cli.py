@@ -155,21 +155,70 @@ def test_methods_takes_one_and_shows_choices(capsys: pytest.CaptureFixture[str])
     assert "softermax" not in out
 
 
-@pytest.mark.parametrize("output", ["a closed pipe", pytest.param("/dev/full", marks=with_full_disk)])
-def test_what_was_asked_for_is_written_even_if_the_table_cannot_be_printed(output: str, tmp_path: Path) -> None:
-    if output == "/dev/full":
-        writer = os.open(output, os.O_WRONLY)
-    else:
-        reader, writer = os.pipe()
-        os.close(reader)
+def closed_pipe() -> int:
+    """Return the end to write to of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"), [("a closed pipe", 0), pytest.param("/dev/full", 1, marks=with_full_disk)]
+)
+def test_what_was_asked_for_is_written_even_if_the_table_cannot_be_printed(
+    output: str, expected: int, tmp_path: Path
+) -> None:
+    writer = os.open(output, os.O_WRONLY) if output == "/dev/full" else closed_pipe()
     files = {f"--{kind}": tmp_path / kind for kind in ("json", "markdown", "html")}
     options = [str(word) for option in files.items() for word in option]
     command = [sys.executable, "-m", "softmaxkit", "claims", "--method", "exaq", "--records", str(tmp_path), *options]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
-    assert done.returncode == 1
+    assert done.returncode == expected
+    assert ("error: No space left on device" in done.stderr) == bool(expected)
     assert "Traceback" not in done.stderr
     assert all(path.exists() for path in files.values())
+
+
+UNREAD = {
+    "right": ("import typer; raise typer.Exit(0)", 0, ""),
+    "wrong": ("raise RuntimeError('the hardware differs')", 1, "error: the hardware differs"),
+    "long": ("print('x' * 1_000_000)", 0, ""),
+}
+
+
+@pytest.mark.parametrize("streams", ["stdout", "stdout and stderr"])
+@pytest.mark.parametrize(("then", "code", "message"), UNREAD.values(), ids=UNREAD)
+def test_without_a_reader_the_exit_code_and_the_message_are_those_of_the_work(
+    then: str, code: int, message: str, streams: str
+) -> None:
+    script = f"""
+import sys
+from softmaxkit import cli
+from softmaxkit.cli.console import note, results_console
+def verb():
+    note("at work")
+    results_console(None).print("a table")
+    {then}
+cli.app.command("verb")(verb)
+sys.exit(cli.main(["verb"]))
+"""
+    writer = closed_pipe()
+    stderr = subprocess.PIPE if streams == "stdout" else writer
+    done = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=stderr, text=True, check=False)
+    os.close(writer)
+    assert done.returncode == code
+    if streams == "stdout":
+        assert done.stderr.splitlines() == ["at work", *filter(None, [message])]
+
+
+@with_full_disk
+def test_a_record_on_standard_output_that_is_full_is_a_failure(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "softmaxkit", "methods", "--json", "-"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "error: No space left on device; existing files are untouched"
 
 
 @with_full_disk

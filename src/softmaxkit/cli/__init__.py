@@ -23,6 +23,7 @@ from softmaxkit.cli.options import any_of
 from softmaxkit.cli.recommend import recommend
 from softmaxkit.cli.rtl import rtl
 from softmaxkit.cli.simulate import simulate
+from softmaxkit.cli.streams import unread_is_dropped
 from softmaxkit.cli.study import study
 from softmaxkit.cli.synth import synth
 from softmaxkit.cli.tasks import tasks
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _quieten_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error is: ± and – are not in every encoding
-    with warnings.catch_warnings():
+    with unread_is_dropped(), warnings.catch_warnings():
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # it accepts all of showwarning's arguments
         return _run(arguments)
 
@@ -117,6 +118,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(None if arguments is None else list(arguments), "softmaxkit", standalone_mode=False)
         if code == STOPPED:  # newer releases of Typer return it for Ctrl-C, without a word
             raise KeyboardInterrupt
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk is an error with a line of its own
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         verb = next(iter(sys.argv[1:] if arguments is None else arguments), "")

@@ -107,8 +107,7 @@ def reported(
 ) -> Iterator[Console]:
     """Yield the console for a record's tables; then write the record and the pages that have a path.
 
-    All are written even if the tables cannot be printed, their reader being gone (`| head`) or the disk full, or if one
-    of the others cannot be written.
+    All are written even if the tables cannot be printed, as the disk is full, or one of the others cannot be written.
     """
     with ExitStack() as writing:
         for page, render in reversed(pages):
