@@ -221,6 +221,16 @@ def test_a_record_on_standard_output_that_is_full_is_a_failure(tmp_path: Path) -
     assert done.stderr.strip().splitlines()[-1] == "error: No space left on device; existing files are untouched"
 
 
+@pytest.mark.parametrize("arguments", [("methods", "--json", "record.json"), ("rtl", "consmax", "-o", "unit")])
+def test_a_deleted_working_folder_is_named(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "deleted"
+    folder.mkdir()
+    script = f"import os, sys; from softmaxkit.cli import main; os.rmdir(os.getcwd()); sys.exit(main({arguments}))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the folder that this runs in was deleted; change to one that exists")
+
+
 @with_full_disk
 def test_pages_are_written_even_if_the_record_cannot_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pages = tmp_path / "page.md", tmp_path / "page.html"

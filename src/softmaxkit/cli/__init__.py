@@ -141,9 +141,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(str(error), 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
+        if not where and _is_in_deleted_folder():
+            return _fail("the folder that this runs in was deleted; change to one that exists, and run it again", 2)
         if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOTDIR):  # a path argument is wrong
             return _fail(f"{where}{error.strerror}", 2)
         return _fail(f"{where}{error.strerror or error}; existing files are untouched", 1)
+
+
+def _is_in_deleted_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _quieten_libraries() -> None:
