@@ -1,15 +1,18 @@
-"""Progress without a terminal: few lines, each with the work done and the time left; notes that are not wrapped."""
+"""Progress in lines without a terminal, and as bars in wide and narrow ones; notes and tables that are not cut."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 from softmaxkit.cli import console
-from softmaxkit.cli.console import stages, write_record
+from softmaxkit.cli.console import Screen, stages, write_record
 
 Shown = Callable[[list[tuple[float, int]]], list[str]]
 
@@ -60,3 +63,26 @@ def test_notes_stay_on_one_line(
 def test_figures_that_are_not_finite_are_null_on_standard_output_too(capsys: pytest.CaptureFixture[str]) -> None:
     write_record({"loss": float("inf"), "curve": [float("nan")]}, Path("-"))
     assert json.loads(capsys.readouterr().out) == {"loss": None, "curve": [None]}
+
+
+@pytest.mark.parametrize(("width", "bar"), [(40, False), (60, False), (80, True), (120, True)])
+def test_progress_keeps_its_numbers_at_every_width(width: int, bar: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = StringIO()
+    monkeypatch.setattr(console, "console", Screen(file=screen, force_terminal=True, width=width))
+    with stages() as stage:
+        stage("verify exaq 2 bits, gaussian clip loadable")(2_000_000, 2_000_000)
+    (line,) = {line for line in re.sub(r"\x1b\[[0-9;?]*\w", "", screen.getvalue()).splitlines() if "2000000" in line}
+    assert re.match(r"verify exaq 2 ", line)
+    assert re.search(r" 2000000/2000000( 0:00:00)+ *$", line)
+    assert ("━" in line) == bar
+    assert len(line) <= width
+
+
+@pytest.mark.parametrize("width", [40, 60, 160])
+def test_no_number_of_a_table_is_cut(width: int) -> None:
+    screen, table = StringIO(), Table("method", *"abcdef")
+    table.columns[0].no_wrap = True
+    table.add_row("exaq 2 bits, gaussian clip", *["1,119,307"] * 6)
+    Screen(file=screen, width=width).print(table)
+    assert "…" not in screen.getvalue()
+    assert len(re.findall(r"\d", screen.getvalue())) == 1 + 6 * 7

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from made_records import write_records
-from rich.console import Console
 
 from softmaxkit.cli import main
+from softmaxkit.cli.console import Screen
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.engine.cycles import times
 from softmaxkit.methods import METHODS
@@ -241,7 +241,7 @@ def test_no_number_is_cut_and_no_row_repeated(tmp_path: Path) -> None:
     (result,) = json.loads(record.read_text())["results"]
     assert [system["chips"] for system in result["chips"]] == [4]
     for table in (simulation_table(json.loads(record.read_text())), chips_table([result])):
-        with (console := Console(width=80)).capture() as shown:
+        with (console := Screen(width=80)).capture() as shown:
             console.print(table)
         assert "\N{HORIZONTAL ELLIPSIS}" not in shown.get()
 

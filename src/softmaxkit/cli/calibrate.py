@@ -98,9 +98,9 @@ def _table(results: list[dict[str, Any]]) -> Table:
     numbers = list(dict.fromkeys(name for result in results for name in result["calibration"]))
     table = Table(title=None if mixed else names[0], box=SIMPLE_HEAD)
     for heading in ("layer", *(["method"] if mixed else [])):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading)
     for heading in (*numbers, *LOSSES.values()):
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right")
     for result in results:
         statistics = result["statistics"]
         table.add_row(

@@ -10,15 +10,42 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
 
 from softmaxkit.files import json_text, write_json, write_text
 
-console = Console(stderr=True, highlight=False, markup=False)
+
+class Screen(Console):
+    """A console whose tables fold what does not fit: of a number that is cut short, nobody sees that it is."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `rich.console.Console.print` does."""
+        for table in objects:
+            if isinstance(table, Table):
+                for column in table.columns:
+                    column.overflow, column.no_wrap = "fold", False
+        super().print(*objects, **options)
+
+
+console = Screen(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output contains only results."""
 
 LOG_WIDTH = 160
 """Width of tables, in characters, if the output is not a terminal."""
+
+WIDE = 80
+"""Width of a terminal, in characters, from which on there is room for a bar and the time elapsed."""
 
 QUIET = 10.0
 """Minimum time between two progress lines of a stage, in seconds, if the output is not a terminal."""
@@ -35,20 +62,32 @@ def stages(in_lines: bool = False) -> Iterator[Callable[[str], Callable[[int, in
     if in_lines or not console.is_terminal:
         yield _in_lines
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
+    with Progress(*_progress_columns(), console=console) as bars:
 
         def stage(title: str) -> Callable[[int, int], None]:
             task = bars.add_task(title, total=None)
             return lambda done, total: bars.update(task, completed=done, total=total)
 
         yield stage
+
+
+def _progress_columns() -> list[ProgressColumn]:
+    """Return the columns of the bars: the title, which is cut where it is too long, and what there is room for."""
+    bar, count, elapsed, left = (Column(no_wrap=True) for _ in range(4))  # only columns that may wrap shrink
+    columns: list[ProgressColumn] = [_Title("{task.description}", table_column=Column())]
+    if console.width >= WIDE:
+        columns.append(BarColumn(min(40, console.width // 8), table_column=bar))
+    columns.append(MofNCompleteColumn(table_column=count))
+    if console.width >= WIDE:
+        columns.append(TimeElapsedColumn(table_column=elapsed))
+    return [*columns, TimeRemainingColumn(table_column=left)]
+
+
+class _Title(TextColumn):
+    def render(self, task: Task) -> Text:
+        title = super().render(task)
+        title.no_wrap, title.overflow = True, "ellipsis"
+        return title
 
 
 def _in_lines(title: str) -> Callable[[int, int], None]:
@@ -131,8 +170,8 @@ def results_console(json_path: Path | None) -> Console:
     """Return the console for tables: standard output, or standard error if that receives the record."""
     if json_path == Path("-"):
         return console
-    screen = Console(highlight=False, markup=False)
-    return screen if screen.is_terminal else Console(highlight=False, markup=False, width=LOG_WIDTH)
+    screen = Screen(highlight=False, markup=False)
+    return screen if screen.is_terminal else Screen(highlight=False, markup=False, width=LOG_WIDTH)
 
 
 def name_of(result: Mapping[str, Any], *further: str) -> str:

@@ -31,7 +31,7 @@ HEADINGS = {
 def cells_table(results: list[dict[str, Any]]) -> Table:
     """Return a table of results in standard cells, a row each: area, clock, energy and power."""
     table = Table(title="Standard cells: area in um2, energy in pJ per score", box=SIMPLE_HEAD)
-    table.add_column("unit", no_wrap=True)
+    table.add_column("unit")
     for heading, columns in HEADINGS.items():
         for place, column in enumerate(columns):
             table.add_column(f"{'' if place else heading}\n{column}".rstrip("\n"), justify="right")
@@ -90,7 +90,7 @@ def memory_lines(results: list[dict[str, Any]]) -> list[str]:
 def counts_table(results: list[dict[str, Any]]) -> Table:
     """Return a table of results for an FPGA, a row each: counts of cells before placement."""
     table = Table(title="FPGA, counts before placement", box=SIMPLE_HEAD)
-    table.add_column("unit", no_wrap=True)
+    table.add_column("unit")
     for kind in KINDS:
         table.add_column(kind.replace("_", " "), justify="right")
     for result in results:
@@ -102,7 +102,7 @@ def placed_table(results: list[dict[str, Any]]) -> Table:
     """Return a table of placed and routed results for an FPGA, a row each: clock, and resources used."""
     devices = ", ".join(dict.fromkeys(result["device"] for result in results if "device" in result))
     table = Table(title=f"Placed and routed, including frame and row memory: {devices}", box=SIMPLE_HEAD)
-    table.add_column("unit", no_wrap=True)
+    table.add_column("unit")
     for heading in ("clock\nMHz", *(kind.replace("_", "\n") for kind in KINDS)):
         table.add_column(heading, justify="right")
     for result in results:

@@ -20,8 +20,8 @@ def simulation_table(record: dict[str, Any]) -> Table:
     title = f"Attention of {inputs['model']['name']} on {inputs['hardware']['name']}, per {unit}"
     title = "\n".join([title, *layers_left_out(results)])
     table = Table(title=title, box=SIMPLE_HEAD)
-    table.add_column("method", overflow="fold")
-    table.add_column("pipeline", overflow="fold")
+    table.add_column("method")
+    table.add_column("pipeline")
     for heading in (
         "context",
         "cycles",
@@ -35,7 +35,7 @@ def simulation_table(record: dict[str, Any]) -> Table:
         "\nunit",
         "\ndrain",
     ):
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right")
     for result in results:
         known = "energy_uj" in result
         table.add_row(
@@ -69,10 +69,10 @@ def energy_lines(results: list[dict[str, Any]]) -> list[str]:
 def chips_table(results: list[dict[str, Any]]) -> Table:
     """Return a table with a row per number of chips: the data that a query exchanges, and the time that takes."""
     table = Table(title="Keys split over chips", box=SIMPLE_HEAD)
-    table.add_column("method", overflow="fold")
-    table.add_column("pipeline", overflow="fold")
+    table.add_column("method")
+    table.add_column("pipeline")
     for heading in ("context", "chips", "exchanges", "bytes per query", "waiting, us", "time, s", "energy, uJ"):
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right")
     for result in results:
         for system in result["chips"]:
             table.add_row(

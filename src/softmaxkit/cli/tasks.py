@@ -83,7 +83,7 @@ def _tables(record: dict[str, Any]) -> list[Table]:
         results = [{**result, "settings": {}} for result in record["results"] if result["task"] == task]
         figure = main_figure(results[0])
         table = Table(title=f"{task}: {FIGURE_TITLES[results[0]['kind']]} in percent", box=SIMPLE_HEAD)
-        table.add_column("method", no_wrap=True)
+        table.add_column("method")
         for heading in ("mode", "training"):
             table.add_column(heading)
         for heading in ("mean", "change from baseline", "worst change"):

@@ -163,7 +163,7 @@ def _raise_failures(results: list[dict[str, Any]], inject_fault: bool) -> None:
 
 def _table(results: list[dict[str, Any]]) -> Table:
     table = Table(title="Hardware outputs compared with the exact integers", box=SIMPLE_HEAD)
-    table.add_column("method", no_wrap=True)
+    table.add_column("method")
     table.add_column("unit")
     for heading in ("lanes", "compared", "mismatches", "cycles", "seconds"):
         table.add_column(heading, justify="right")
