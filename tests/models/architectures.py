@@ -92,6 +92,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any], dict[str, Tensor]]] = {
     "BartForConditionalGeneration": ("BartConfig", SEQUENCES, BOTH),
     "MarianMTModel": ("MarianConfig", SEQUENCES, BOTH),
     "PegasusForConditionalGeneration": ("PegasusConfig", SEQUENCES, BOTH),
+    "T5ForConditionalGeneration": (
+        "T5Config",
+        {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+        | {"pad_token_id": 0, "decoder_start_token_id": 1},
+        BOTH,
+    ),
     # vision
     "ViTForImageClassification": ("ViTConfig", IMAGE, PIXELS),
     "DeiTModel": ("DeiTConfig", IMAGE, PIXELS),

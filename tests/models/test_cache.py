@@ -254,6 +254,16 @@ def test_encoder_and_decoder() -> None:
     check_equal(model, *caches, num_beams=2)
 
 
+@pytest.mark.parametrize("name", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
+def test_a_cache_without_one_for_cross_attention_is_refused(name: str) -> None:
+    model = with_method(name, Softermax(), "float")
+    cache = QuantisedCache(model.config)
+    with pytest.raises(ValueError, match=re.escape("EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(")):
+        generated(model, cache)
+    cache.reset()
+    generated(model, EncoderDecoderCache(cache, DynamicCache(config=model.config)))
+
+
 @pytest.mark.parametrize("inference", [True, False])
 def test_a_cached_tensor_reads_as_a_plain_one(inference: bool) -> None:
     random = torch.Generator().manual_seed(0)

@@ -203,7 +203,7 @@ def test_calibration_without_a_method_or_batches() -> None:
     with pytest.raises(ValueError, match="no method is in this model"):
         softmaxkit.calibrate(model, TOKENS)
     softmaxkit.apply(model, Exaq())
-    with pytest.raises(ValueError, match=r"layer transformer\.h\.0\.attn: calibration saw no scores"):
+    with pytest.raises(ValueError, match="there are no batches"):
         softmaxkit.calibrate(model, [])
     with pytest.raises(TypeError, match=r"batches must be token ids \(batch, length\)"):
         softmaxkit.calibrate(model, TOKENS[0])

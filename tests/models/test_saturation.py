@@ -129,3 +129,22 @@ def test_the_percentage_covers_all_batches() -> None:
     with pytest.warns(UserWarning, match="saturate in integer mode"):
         softmaxkit.calibrate(model, [TOKENS[0], torch.zeros(1, 20, dtype=torch.long)])
     assert percents(model)[0] > 0
+
+
+@pytest.mark.parametrize("spec", [Softermax(), Exaq()])
+def test_no_batches_are_refused(spec: Any) -> None:
+    model = softmaxkit.apply(wide_model(), spec)
+    used = iter(TOKENS)
+    list(used)
+    with pytest.raises(ValueError, match="there are no batches; pass at least one"):
+        softmaxkit.calibrate(model, used)
+    assert not any(module.statistics for module in softmaxkit.layers(model).values())
+
+
+def test_nothing_is_reported_of_a_layer_that_did_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = softmaxkit.apply(wide_model(1.0), Softermax())
+    nothing = lambda hidden, *_, **__: (torch.zeros_like(hidden), None)  # noqa: E731
+    monkeypatch.setattr(model.transformer.h[1].attn, "forward", nothing)
+    softmaxkit.calibrate(model, TOKENS)
+    first, second = softmaxkit.layers(model).values()
+    assert (first.statistics, second.statistics) == ({"saturated_scores_percent": 0.0}, {})

@@ -35,8 +35,8 @@ class QuantisedCache(DynamicCache):
         TypeError: not a transformers configuration; in use, the dtype or device of keys changes, or the
             device is neither CPU nor CUDA.
         ValueError: another number of bits, or the model has no decoder layers that attend to all tokens; in use,
-            gradients are required, or on the CPU keys or values are NaN or infinite. On CUDA these give NaN where
-            attended.
+            gradients are required, cross-attention stores its keys here too, or on the CPU keys or values are NaN or
+            infinite. On CUDA these give NaN where attended.
 
     Example:
         >>> softmaxkit.set_mode(model, "fused")
@@ -64,6 +64,34 @@ class QuantisedCache(DynamicCache):
                 f"no layer of this {config.model_type} attends to all tokens (its layer caches: {kinds}), so nothing "
                 f"would be stored in {bits} bits; generate with a DynamicCache"
             )
+        # A model of one layer updates the same one in every pass.
+        self._may_take_both = config.is_encoder_decoder and len(self.layers) > 1
+        self._updated: int | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append tokens to a layer, as `QuantisedLayer.update` does.
+
+        Raises:
+            ValueError: the layer is updated twice in a pass, by self-attention and by cross-attention, whose keys a
+                model mixes up if it is not given an `EncoderDecoderCache`; and as in `QuantisedCache`.
+            TypeError: as in `QuantisedCache`.
+        """
+        if self._may_take_both:
+            if self._updated == layer_idx:
+                raise ValueError(
+                    "self-attention and cross-attention store their keys in the same QuantisedCache; give the model "
+                    "EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(config=model.config))"
+                )
+            self._updated = layer_idx
+        result: tuple[Tensor, Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return result
+
+    def reset(self) -> None:
+        """Drop all tokens."""
+        super().reset()  # type: ignore[no-untyped-call]
+        self._updated = None
 
     @property
     def nbytes(self) -> int:

@@ -113,8 +113,12 @@ def observe(
         for name, calibrator in observing.items():
             modules[name].observe_with(calibrator)
         with evaluating(model), watching(count):
+            ran = False
             for batch in batches:
                 run(model, inputs_of(batch))
+                ran = True
+        if not ran:
+            raise ValueError("there are no batches; pass at least one, and no iterator that was read to its end before")
     finally:
         for name in observing:
             modules[name].observe_with(None)

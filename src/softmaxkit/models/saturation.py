@@ -72,7 +72,7 @@ def may_saturate(module: SoftmaxModule) -> bool:
 
 
 def report(modules: Mapping[str, SoftmaxModule], seen: Mapping[str, Magnitudes], fitted: set[str]) -> None:
-    """Put `saturated_scores_percent` into the statistics of modules, and warn once if it is high in any of them.
+    """Put `saturated_scores_percent` into the statistics of modules that ran, and warn once if it is high in any.
 
     Args:
         modules: calibrated modules, by layer.
@@ -81,7 +81,7 @@ def report(modules: Mapping[str, SoftmaxModule], seen: Mapping[str, Magnitudes],
     """
     excessive = {}
     for name, module in modules.items():
-        if name not in seen:
+        if name not in seen or not seen[name].attended:
             continue
         percent = seen[name].percent_beyond(*module.spec.score_limits(module.constants))
         module.statistics = {**module.statistics, "saturated_scores_percent": percent}
