@@ -98,8 +98,9 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
         chunk: entries processed at a time where no native kernel is available.
 
     Returns:
-        Probabilities in the dtype of the logits, and int64 indices, equal to `torch.softmax` followed by `torch.topk`;
-        a row that is all -inf, or contains NaN or +inf, therefore gives NaN.
+        Probabilities in the dtype of the logits, and int64 indices, equal to `torch.softmax` followed by `torch.topk`,
+        but with probabilities that round to the same number in the order of their logits; a row that is all
+        -inf, or contains NaN or +inf, therefore gives NaN.
 
     Raises:
         TypeError: the logits are no floating-point tensor, or k or chunk is not an integer.

@@ -53,7 +53,7 @@ def choose(
         may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
         call = AttentionCall.by_softmax(module.softmax_base) if may_be_softmax else None
     if call is None:
-        return None, only_torch(query.device, f"{module.spec.title} has no fused attention")
+        return None, only_torch(query.device, f"{module.spec.title} has no fused attention for this form")
     if bias:
         return call, only_torch(query.device, "a bias is added to the scores")
 
