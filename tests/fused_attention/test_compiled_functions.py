@@ -88,6 +88,51 @@ def test_tensors(case: Case, function: Any, trace: Any) -> None:
     assert torch.allclose(trace(run)(X), run(X), rtol=1e-6)
 
 
+MASKS = {
+    "masked": torch.zeros(16, 16).masked_fill(torch.ones(16, 16).triu(1).bool(), -torch.inf),
+    "biased": torch.linspace(-2.0, 2.0, 256).view(16, 16),
+}
+
+
+@every_method
+@pytest.mark.parametrize("trace", ["compile", "export", "jit", "make_fx"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@torch.no_grad()
+def test_additive_masks(case: Case, trace: str) -> None:
+    """Whether one adds anything but -inf is known when the graph runs, and that of one mask says nothing of others."""
+
+    def run(x: Tensor, mask: Tensor) -> Tensor:
+        return softmaxkit.attention(x, x, x, case.spec, mask, **case.parameters)
+
+    class Program(torch.nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return run(x, mask)
+
+    given = X, MASKS["masked"]
+    graphs: dict[str, Callable[[], Any]] = {
+        "compile": lambda: in_one_graph(run),
+        "export": lambda: torch.export.export(Program(), given).module(),
+        "jit": lambda: torch.jit.trace(run, given),
+        "make_fx": lambda: make_fx(run)(*given),
+    }
+    graph = graphs[trace]()
+    for mask in MASKS.values():
+        assert torch.allclose(graph(X, mask), run(X, mask), rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_of_an_additive_mask() -> None:
+    spec = ConSmax()
+
+    def run(mask: Tensor) -> Tensor:
+        return softmaxkit.attention(X, X, X, spec, mask, beta=0.5, gamma=400.0)
+
+    mask = MASKS["biased"].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(run(mask).square().sum(), mask)
+    (actual,) = torch.autograd.grad(in_one_graph(run)(mask).square().sum(), mask)
+    assert expected.any()
+    assert torch.allclose(actual, expected, rtol=1e-5)
+
+
 @every_learned_method
 @both
 def test_gradients(case: Case, function: Any) -> None:

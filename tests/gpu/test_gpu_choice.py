@@ -88,7 +88,7 @@ def test_transforms_and_a_bias_go_through_torch_and_dropout_does_not() -> None:
         choice = softmaxkit.explain(spec, query, query, query, clip=-4.0)
     assert choice.refusals["triton"] == ["its kernel does not support forward-mode derivatives"]
     module = spec.module(clip=-4.0)
-    assert "a bias" in choose(module, query, query, query, bias=True)[1].refusals["triton"][0]
+    assert "a bias" in choose(module, query, query, query, bias=torch.ones(1))[1].refusals["triton"][0]
     assert choose(module, query, query, query, dropout_p=0.1)[1].backend == "triton"
 
 

@@ -76,7 +76,7 @@ def attention(
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
     if call is not None and choice.kernel:
-        result = fused(call, choice, query, key, value, mask, is_causal, factor, dropout_p)
+        result = fused(call, choice, query, key, value, mask, is_causal, factor, dropout_p, bias=bias)
     elif mode == "float" and module.softmax_base is not None:
         result = scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, factor)
     else:
@@ -96,11 +96,12 @@ def fused(
     scale: float,
     dropout_p: float = 0.0,
     lengths: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Run a fused attention on the chosen back end, shapes as in `attention`.
 
     `lengths` are as in `softmaxkit.kernels.native_attention.attend`, and on a GPU as in
-    `softmaxkit.kernels.triton.decode.attend`.
+    `softmaxkit.kernels.triton.decode.attend`. Only native attention takes a bias, see `choose`.
     """
     if choice.backend == "triton":
         from softmaxkit.kernels.triton.attention import attend as attend_by_triton
@@ -112,4 +113,4 @@ def fused(
         assert isinstance(key, Tensor)
         assert isinstance(value, Tensor)
         return attend_by_flex(query, key, value, call, mask, is_causal, scale)
-    return attend_natively(query, key, value, call, mask, is_causal, scale, lengths)
+    return attend_natively(query, key, value, call, mask, is_causal, scale, lengths, bias)

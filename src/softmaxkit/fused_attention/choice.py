@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, reasons_against_bfloat16
-from softmaxkit.kernels.backends import Choice, has_tiles, memory_reasons, only_torch, pick, runs_on_gpu
+from softmaxkit.kernels.backends import Choice, has_tiles, is_in_graph, memory_reasons, only_torch, pick, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.native_attention import reason_against_8_bits
 from softmaxkit.methods.base.module import SoftmaxModule
 
 IS_TORCHS_OWN = "torch's scaled_dot_product_attention is this method in float"
 """The reason why no kernel of this package runs a method that is softmax to some base."""
+
+A_BIAS = "a bias is added to the scores"
+"""The reason why no kernel runs attention with one."""
 
 LARGEST_SCALE = 8.0
 """Largest score scale, times the square root of the channels, for which 8-bit products resolve the scores."""
@@ -25,7 +28,7 @@ def choose(
     query: Tensor,
     key: Tensor | Cached,
     value: Tensor | Cached,
-    bias: bool = False,
+    bias: Tensor | None = None,
     dropout_p: float = 0.0,
     scale: float = 0.0,
     with_numbers: AttentionCall | None = None,
@@ -38,7 +41,8 @@ def choose(
         query: as in `attention`.
         key: as in `attention`, or cached codes.
         value: as in `attention`, or cached codes.
-        bias: whether a bias is added to the scores.
+        bias: what is added to the scores, if anything. In a graph, where it may turn out to be 0, native attention
+            takes it.
         dropout_p: as in `attention`.
         scale: as in `attention`.
         with_numbers: the module's attention call with the caller's numbers; by default with the module's own.
@@ -54,15 +58,18 @@ def choose(
         call = AttentionCall.by_softmax(module.softmax_base) if may_be_softmax else None
     if call is None:
         return None, only_torch(query.device, f"{module.spec.title} has no fused attention for this form")
-    if bias:
-        return call, only_torch(query.device, "a bias is added to the scores")
+    if bias is not None and not is_in_graph():
+        return call, only_torch(query.device, A_BIAS)
 
     def more(kind: str) -> list[str]:
         against = call.reasons(kind, query, key, value)
         over_codes = isinstance(key, Cached)
         if dropout_p and (kind != "triton" or over_codes):
             against.append("dropout is applied to the probabilities")
-        trained = any(x is not None and x.requires_grad for x in (query, call.offset)) and torch.is_grad_enabled()
+        if bias is not None and kind != "native":
+            against.append(A_BIAS)
+        learned = (query, call.offset, bias)
+        trained = any(x is not None and x.requires_grad for x in learned) and torch.is_grad_enabled()
         if over_codes and trained:
             against.append("its kernel over a cache of codes has no gradient, and a tensor requires one")
         if kind != "native":

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product, within_lengths
+from softmaxkit.fused_attention.torch_attention import attend_by_stripes, is_bias, scaled_dot_product, within_lengths
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.launch import untraced
@@ -25,8 +25,11 @@ def attend_natively(
     is_causal: bool,
     scale: float,
     lengths: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Compute attention by a native kernel, or by torch where it refuses the numbers; arguments as in `attend`.
+
+    A bias, added to the scores, goes to torch too, unless it is 0 everywhere. Lengths come with codes and without it.
 
     torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse. It computes the sequences
     concerned; results of the others do not depend on them.
@@ -36,7 +39,7 @@ def attend_natively(
     """
     if isinstance(key, Tensor) and isinstance(value, Tensor) and lengths is None:
         numbers = call.clip, call.exponentials, call.offset, call.limit, call.base
-        result: Tensor = native_attention(query, key, value, mask, is_causal, scale, *numbers)
+        result: Tensor = native_attention(query, key, value, mask, is_causal, scale, *numbers, bias)
         return result
     return _attend_untraced(query, key, value, call, mask, is_causal, scale, lengths)
 
@@ -58,7 +61,7 @@ def _attend(
         if query.shape[0] == 1:
             key, value = (x.decoded(query.dtype) if isinstance(x, Cached) else x for x in (key, value))
             mask = within_lengths(lengths, key, mask)
-            return _attend_by_torch(query, key, value, call, mask, is_causal, scale).contiguous()
+            return _attend_by_torch(query, key, value, call, mask, is_causal, scale)
     results = []
     for first in range(query.shape[0]):
         one = slice(first, first + 1)
@@ -85,9 +88,12 @@ def native_attention(
     offset: Tensor | None,
     limit: float,
     base: float,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable."""
     call = AttentionCall(clip, tuple(exponentials), offset, limit, base)
+    if bias is not None and is_bias(bias):
+        return _attend_by_torch(query, key, value, call, mask, is_causal, scale, bias)
     key, value, mask = _without_hidden_tail(key, value, mask)
     return _attend(query, key, value, call, mask, is_causal, scale)
 
@@ -118,11 +124,13 @@ def _attend_by_torch(
     mask: Tensor | None,
     is_causal: bool,
     scale: float,
+    bias: Tensor | None = None,
 ) -> Tensor:
     if call.base:
-        return scaled_dot_product(call.base, query, key, value, mask, None, 0.0, is_causal, scale)
+        result = scaled_dot_product(call.base, query, key, value, mask, bias, 0.0, is_causal, scale)
+        return result.contiguous()
     if call.exponentials:
         rows = RowCall("levels", (call.clip, list(call.exponentials)), differentiable=False)
     else:
         rows = RowCall("exponential", (call.offset, call.limit, math.e))
-    return attend_by_stripes(rows.run, query, key, value, mask, None, 0.0, is_causal, scale)
+    return attend_by_stripes(rows.run, query, key, value, mask, bias, 0.0, is_causal, scale).contiguous()

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choose, may_use_tiles
-from softmaxkit.fused_attention.torch_attention import has_autocast
+from softmaxkit.fused_attention.torch_attention import has_autocast, is_bias
 from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes, check_tensors
-from softmaxkit.kernels.backends import Choice, only_torch
+from softmaxkit.kernels.backends import Choice, is_in_graph, only_torch
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import attended_by, expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
         key: (batch, key heads, keys, channels).
         value: (batch, key heads, keys, value channels).
         mask: boolean, (batch, heads, queries, keys), a view; or None.
-        bias: floating, of that shape; None if it is 0 everywhere.
+        bias: floating, of that shape; None if it is known to be 0 everywhere, as no graph can.
         scale: factor of the scores.
         module: the method's module.
         call: its fused attention, with the caller's parameters if they require gradients; None if there is none.
@@ -83,7 +83,7 @@ def prepare(
         call, choice = None, only_torch(query.device, IS_TORCHS_OWN)
     else:
         with_numbers = attention_call_with(module, parameters) if mode == "float" else None
-        call, choice = choose(module, query, key, value, bias is not None, dropout_p, factor, with_numbers)
+        call, choice = choose(module, query, key, value, bias, dropout_p, factor, with_numbers)
     return Prepared(query, key, value, mask, bias, factor, module, call, choice)
 
 
@@ -119,7 +119,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, 
 
 
 def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Split a floating mask into a boolean mask and a bias; the bias is None if it is 0 everywhere."""
+    """Split a floating mask into a boolean mask and a bias, which is None if it is known to be 0 everywhere."""
     attended = attended_by(mask)
     bias = torch.where(attended, mask, 0.0)
-    return attended, bias if mask.requires_grad or bool((bias != 0).any()) else None
+    return attended, bias if mask.requires_grad or is_in_graph() or is_bias(bias) else None

@@ -108,6 +108,11 @@ def scaled_dot_product(
     return zero_fully_masked(result, mask)
 
 
+def is_bias(bias: Tensor) -> bool:
+    """Return whether a bias changes any score, being other than 0 somewhere."""
+    return bool((bias != 0).any())
+
+
 def zero_fully_masked(output: Tensor, mask: Tensor | None) -> Tensor:
     """Return an attention's output with zeros for fully masked queries, where 0 times an infinite value gives NaN."""
     return output if mask is None else torch.where(mask.any(-1, keepdim=True), output, 0.0)

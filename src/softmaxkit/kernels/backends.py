@@ -219,6 +219,14 @@ def is_traced() -> bool:
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
 
 
+def is_in_graph() -> bool:
+    """Return whether a graph is being recorded: by Dynamo, by a trace, or on fake tensors as in torch.export.
+
+    Tensors have no values then that could decide anything.
+    """
+    return torch.compiler.is_dynamo_compiling() or is_traced() or type(torch.empty(0)) is not Tensor
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def unavailable(name: str) -> str:
     """Return why a back end is not available here; empty for available GPU back ends and the one native build in use.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from softmaxkit.kernels.backends import is_traced
+from softmaxkit.kernels.backends import is_in_graph
 from softmaxkit.kernels.launch import untraced
 from softmaxkit.tables import constant, heads_of
 
@@ -40,7 +40,7 @@ def module_for(
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
     start = spec.start(keys)
-    if _is_in_graph():  # a learned tensor has no values yet; calls use it in place of the module's parameter
+    if is_in_graph():  # a learned tensor has no values yet; calls use it in place of the module's parameter
         numbers = {name: x for name, x in numbers.items() if not (isinstance(x, Tensor) and name in start)}
     all_numbers = tuple({**start, **numbers}.items())
     if torch.compiler.is_dynamo_compiling():
@@ -48,14 +48,9 @@ def module_for(
     return _module_or_kept(spec, mode, None if heads is None else int(heads), all_numbers, device)
 
 
-def _is_in_graph() -> bool:
-    """Return whether a graph is being recorded: by Dynamo, by a trace, or on fake tensors as in torch.export."""
-    return torch.compiler.is_dynamo_compiling() or is_traced() or type(torch.empty(0)) is not Tensor
-
-
 def _module_or_kept(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: torch.device) -> SoftmaxModule:
     plain = all(isinstance(number, (int, float)) for _, number in numbers)
-    build = _kept_module if plain and not _is_in_graph() else _module
+    build = _kept_module if plain and not is_in_graph() else _module
     return build(spec, mode, heads, numbers, device)
 
 
