@@ -76,7 +76,7 @@ def choose(
             return against
         if over_codes:  # else the kernel is a PyTorch operator
             against += memory_reasons(query)
-        elif trained and with_numbers is not None:
+        elif trained and not native_reasons:
             against.append("its kernel has no gradient, and a tensor requires one")
         if call.base and isinstance(key, Tensor):
             return [*against, *reasons_against_bfloat16(query, key), *native_reasons]
