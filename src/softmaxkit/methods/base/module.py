@@ -201,7 +201,7 @@ class SoftmaxModule(Calibrated, ABC):
             values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
         if not torch.is_grad_enabled():
             return values
-        return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return]
+        return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Encode the scores, run the golden model, decode; NaN as defined by `nan_reach`."""
