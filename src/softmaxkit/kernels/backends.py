@@ -216,7 +216,7 @@ def is_traced() -> bool:
     """Return whether a trace records the operators called here, and misses what other native kernels write."""
     if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:  # make_fx
         return True
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
+    return bool(torch._C._is_tracing())
 
 
 def is_in_graph() -> bool:

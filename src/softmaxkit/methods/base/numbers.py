@@ -39,28 +39,25 @@ def module_for(
     if mode not in ("float", "integer"):
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
-    start = spec.start(keys)
-    if is_in_graph():  # a learned tensor has no values yet; calls use it in place of the module's parameter
+    start, in_graph = spec.start(keys), is_in_graph()
+    if in_graph:  # a learned tensor has no values yet; calls use it in place of the module's parameter
         numbers = {name: x for name, x in numbers.items() if not (isinstance(x, Tensor) and name in start)}
     all_numbers = tuple({**start, **numbers}.items())
     if torch.compiler.is_dynamo_compiling():
         return _module_of_graph(spec, mode, heads, all_numbers, device)
-    return _module_or_kept(spec, mode, None if heads is None else int(heads), all_numbers, device)
+    build = _module if in_graph or not _are_single(all_numbers) else _kept_module
+    return build(spec, mode, None if heads is None else int(heads), all_numbers, device)
 
 
-def _module_or_kept(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: torch.device) -> SoftmaxModule:
-    plain = all(isinstance(number, (int, float)) for _, number in numbers)
-    build = _kept_module if plain and not is_in_graph() else _module
-    return build(spec, mode, heads, numbers, device)
-
-
-_module_untraced = untraced(_module_or_kept)
+def _are_single(numbers: Numbers) -> bool:
+    return all(isinstance(number, (int, float)) for _, number in numbers)
 
 
 def _module_of_graph(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: torch.device) -> SoftmaxModule:
     plain = all(isinstance(number, (int, float, list, tuple)) for _, number in numbers)
     if MISSES_FLOATS or not plain:
-        return _module_untraced(spec, mode, heads, numbers, device)
+        build = _kept_untraced if _are_single(numbers) else _module_untraced
+        return build(spec, mode, heads, numbers, device)
     constants = tuple(
         (name, tuple(map(constant, number)) if isinstance(number, (list, tuple)) else constant(number))
         for name, number in numbers
@@ -95,6 +92,9 @@ def _module(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: 
 def _kept_module(*arguments: Any) -> SoftmaxModule:
     with torch.device("cpu"):  # not on a default device, which later calls may not have
         return _module(*arguments)
+
+
+_module_untraced, _kept_untraced = untraced(_module), untraced(_kept_module)
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:
