@@ -38,21 +38,22 @@ def in_one_graph(function: Function, **options: Any) -> Any:
     return torch.compile(function, backend="eager", fullgraph=not MISSES_FLOATS, **options)
 
 
-def exported(function: Function) -> Function:
+def exported(function: Function, *given: Tensor) -> Function:
     class Program(torch.nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return function(x)
+        def forward(self, *given: Tensor) -> Tensor:
+            return function(*given)
 
-    program: Function = torch.export.export(Program(), (X,)).module()
+    program: Function = torch.export.export(Program(), given).module()
     return program
 
 
-TRACES: dict[str, Callable[[Function], Any]] = {
-    "compile": in_one_graph,
+TRACES: dict[str, Callable[..., Any]] = {
+    "compile": lambda function, *given: in_one_graph(function),
     "export": exported,
-    "jit": lambda function: torch.jit.trace(function, (X,)),
-    "make_fx": lambda function: make_fx(lambda x: function(x))(X),  # which keeps the arguments of one function only
+    "jit": lambda function, *given: torch.jit.trace(function, given),
+    "make_fx": lambda function, *given: make_fx(lambda *inputs: function(*inputs))(*given),
 }
+every_trace = pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
 
 
 def learned_tensors(case: Case, requires_grad: bool = False) -> dict[str, Tensor]:
@@ -69,23 +70,23 @@ every_learned_method = pytest.mark.parametrize("case", LEARNED, ids=str)
 
 @every_method
 @both
-@pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
+@every_trace
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
 @torch.no_grad()
 def test_numbers(case: Case, function: Any, trace: Any) -> None:
     run = function(case.spec, **case.parameters)
-    assert torch.allclose(trace(run)(X), run(X), rtol=1e-6)
+    assert torch.allclose(trace(run, X)(X), run(X), rtol=1e-6)
 
 
 @every_learned_method
 @both
-@pytest.mark.parametrize("trace", [in_one_graph, exported, TRACES["make_fx"]])  # torch.jit knows no functional_call
+@pytest.mark.parametrize("trace", ["compile", "export", "make_fx"])  # torch.jit knows no functional_call
 @torch.no_grad()
-def test_tensors(case: Case, function: Any, trace: Any) -> None:
+def test_tensors(case: Case, function: Any, trace: str) -> None:
     """A graph knows no numbers of them; the initial values, which it does know, would give other results."""
     run = function(case.spec, **learned_tensors(case))
     assert not torch.allclose(run(X), function(case.spec, **case.spec.start(X.shape[-1]))(X), rtol=0.1)
-    assert torch.allclose(trace(run)(X), run(X), rtol=1e-6)
+    assert torch.allclose(TRACES[trace](run, X)(X), run(X), rtol=1e-6)
 
 
 MASKS = {
@@ -95,27 +96,16 @@ MASKS = {
 
 
 @every_method
-@pytest.mark.parametrize("trace", ["compile", "export", "jit", "make_fx"])
+@every_trace
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
 @torch.no_grad()
-def test_additive_masks(case: Case, trace: str) -> None:
+def test_additive_masks(case: Case, trace: Any) -> None:
     """Whether one adds anything but -inf is known when the graph runs, and that of one mask says nothing of others."""
 
     def run(x: Tensor, mask: Tensor) -> Tensor:
         return softmaxkit.attention(x, x, x, case.spec, mask, **case.parameters)
 
-    class Program(torch.nn.Module):
-        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-            return run(x, mask)
-
-    given = X, MASKS["masked"]
-    graphs: dict[str, Callable[[], Any]] = {
-        "compile": lambda: in_one_graph(run),
-        "export": lambda: torch.export.export(Program(), given).module(),
-        "jit": lambda: torch.jit.trace(run, given),
-        "make_fx": lambda: make_fx(run)(*given),
-    }
-    graph = graphs[trace]()
+    graph = trace(run, X, MASKS["masked"])
     for mask in MASKS.values():
         assert torch.allclose(graph(X, mask), run(X, mask), rtol=1e-6, atol=1e-6)
 

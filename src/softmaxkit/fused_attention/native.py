@@ -126,11 +126,11 @@ def _attend_by_torch(
     scale: float,
     bias: Tensor | None = None,
 ) -> Tensor:
+    given = query, key, value, mask, bias, 0.0, is_causal, scale
     if call.base:
-        result = scaled_dot_product(call.base, query, key, value, mask, bias, 0.0, is_causal, scale)
-        return result.contiguous()
+        return scaled_dot_product(call.base, *given).contiguous()
     if call.exponentials:
         rows = RowCall("levels", (call.clip, list(call.exponentials)), differentiable=False)
     else:
         rows = RowCall("exponential", (call.offset, call.limit, math.e))
-    return attend_by_stripes(rows.run, query, key, value, mask, bias, 0.0, is_causal, scale).contiguous()
+    return attend_by_stripes(rows.run, *given).contiguous()

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 Numbers = tuple[tuple[str, Any], ...]
 
+MISSES_FLOATS = torch.__version__ < "2.10"
+"""Whether Dynamo, once a graph has read a float of a module, misses changes of the floats that a call passes."""
+_modules_of_graphs = SimpleNamespace()
+"""Modules that graphs refer to: a graph can have a module as an input, but not make one or have it as a constant."""
+
 
 def module_for(
     spec: Spec, mode: str, keys: int, numbers: Mapping[str, Any], device: torch.device, heads: int | None = None
@@ -65,12 +70,6 @@ def _module_of_graph(spec: Spec, mode: str, heads: int | None, numbers: Numbers,
     name = _name_in_graphs(id(spec), mode, None if heads is None else int(constant(heads)), constants, device)
     module: SoftmaxModule = getattr(_modules_of_graphs, name)
     return module
-
-
-MISSES_FLOATS = torch.__version__ < "2.10"
-"""Whether Dynamo, once a graph has read a float of a module, misses changes of the floats that a call passes."""
-_modules_of_graphs = SimpleNamespace()
-"""Modules that graphs refer to: a graph can have a module as an input, but not make one or have it as a constant."""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

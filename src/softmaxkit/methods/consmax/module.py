@@ -94,7 +94,11 @@ class ConSmaxModule(SoftmaxModule):
     @property
     def offset(self) -> Tensor:
         """The offset subtracted from the scores, beta + log gamma; float32, shape of beta."""
-        return self.beta.float() + self.log_gamma.float()
+        return self._offset()
+
+    def _offset(self, **learned: Tensor) -> Tensor:
+        beta, log_gamma = learned.get("beta", self.beta), learned.get("log_gamma", self.log_gamma)
+        return beta.float() + log_gamma.float()
 
     def row_call(self, device: torch.device) -> RowCall | None:
         """Return the kernel of the clamped exponential; None while blended with exact softmax (`homotopy` < 1)."""
@@ -102,10 +106,7 @@ class ConSmaxModule(SoftmaxModule):
 
     def attention_call(self, **learned: Tensor) -> AttentionCall | None:
         """Return attention with exponentials and no sum; None while blended with exact softmax (`homotopy` < 1)."""
-        if self.homotopy < 1:
-            return None
-        beta, log_gamma = learned.get("beta", self.beta), learned.get("log_gamma", self.log_gamma)
-        return AttentionCall.by_exponential(beta.float() + log_gamma.float(), self.spec.ceiling)
+        return None if self.homotopy < 1 else AttentionCall.by_exponential(self._offset(**learned), self.spec.ceiling)
 
     def _clamped(self, scores: Tensor, attended: Tensor, ceiling: float | Tensor) -> Tensor:
         offset = self.beta.to(scores.dtype) + self.log_gamma.to(scores.dtype)
