@@ -228,21 +228,14 @@ template <int degree = 6>
 SOFTMAXKIT_INLINE Vector exp2(const Vector& t) {
 #if defined(__AVX512DQ__)
     const Vector r(_mm512_reduce_ps(static_cast<__m512>(t), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
-#else
-    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    Vector down = t - 0.5f;
-    replace(down, down < -127.0f, -127.0f);
-    const Vector shifted = down + whole;
-    const Vector r = t - (shifted - whole);
-#endif
     const Vector p = power_of_fraction<degree>(r);
-#if defined(__AVX512DQ__)
     return Vector(_mm512_scalef_ps(static_cast<__m512>(p), static_cast<__m512>(t)));
 #else
-    Vector power = std::bit_cast<Vector>(std::bit_cast<Integers>(p) + (std::bit_cast<Integers>(shifted) << 23));
-    replace(power, t < -126.0f, 0.0f);
-    replace(power, t != t, t);
-    return power;
+    constexpr float whole = 12582912.0f + 127.0f;  // adding 1.5 * 2^23 rounds to an integer; 127 is the exponent's bias
+    const Vector bounded = larger(-126.75f, t);    // below -126 the exponent is 0, and so is the power of 2
+    const Vector shifted = bounded - 0.5f + whole;
+    const Vector p = power_of_fraction<degree>(bounded - (shifted - whole));
+    return p * std::bit_cast<Vector>(std::bit_cast<Integers>(shifted) << 23);
 #endif
 }
 
