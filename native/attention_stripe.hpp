@@ -36,7 +36,7 @@ class AttentionStripe {
 public:
     AttentionStripe(const AttentionOperands<T>& of, int64_t rows)
         : of_(of), padded_(rounded_up(of.seen.count(), panel)),
-          columns_(rounded_up(of.shape.value_channels, lanes)), bytes_(4 * key_steps(of.shape.channels)),
+          columns_(rounded_up(of.shape.value_channels, lanes)), bytes_(per_lane * key_steps(of.shape.channels)),
           rows_(rows), whole_(rounded_up(of.shape.channels, width)), queries_(rows * bytes_), scores_(rows * padded_),
           highest_(rows * panel), panel_weights_(of.weights.planes * plane_bytes()), sums_(rows * of.weights.planes),
           totals_(rows * columns_) {}
@@ -149,18 +149,18 @@ private:
         for (int plane = 0; plane < planes; ++plane) {
             of_.weights.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
         }
-        const int8_t* from = values.panels.data() + 4 * begin * panel_steps * columns_;
+        const Code* from = values.panels.data() + begin * panel * columns_;
         for (int64_t row = 0; row < count_; row += at_once) {
             for (int64_t column = 0; column < columns_; column += 4 * lanes) {
                 const auto part = [&](auto vectors) {
                     float* to = totals_.data() + row * columns_ + column;
 #if defined(SOFTMAXKIT_TILES)
                     value_block<vectors>(weights(0, 0), count_, plane_bytes(), planes,
-                                         reinterpret_cast<const uint8_t*>(from + 4 * column), columns_, end - begin,
-                                         tile_sums_.get(), to);
+                                         reinterpret_cast<const uint8_t*>(from + per_lane * column), columns_,
+                                         end - begin, tile_sums_.get(), to);
 #else
-                    value_tile<vectors>(weights(row, 0), block * panel, plane_bytes(), planes, from + 4 * column,
-                                        columns_, (end - begin) * panel_steps, to);
+                    value_tile<vectors>(weights(row, 0), block * panel, plane_bytes(), planes,
+                                        from + per_lane * column, columns_, (end - begin) * panel_steps, to);
 #endif
                 };
                 const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);

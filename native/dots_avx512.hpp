@@ -7,9 +7,16 @@
 
 namespace softmaxkit {
 
-template <int vectors>
-SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
+template <int vectors, bool more = false>
+SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const Code* with,
                             int64_t step, int64_t steps) {
+#pragma GCC unroll 6
+    for (int64_t index = 0; index < tile; ++index) {
+#pragma GCC unroll 4
+        for (int64_t vector = 0; vector < vectors; ++vector) {
+            sums[index][vector] = more ? sums[index][vector] << 8 : Sums{};
+        }
+    }
     for (int64_t at = 0; at < steps; ++at) {
 #pragma GCC unroll 6
         for (int64_t index = 0; index < tile; ++index) {

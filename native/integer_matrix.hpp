@@ -1,11 +1,11 @@
 // Products of unsigned with signed bytes, a tile of rows with a panel of keys at a time, and weights from scores. All
 // instruction sets compute the same integers. Each has these operations of its own:
 //
-//   dots      adds to a tile `steps` dot products of four bytes. The bytes of a row are contiguous; `with` advances by
-//             `step` bytes.
+//   dots      computes for a tile the sums of `steps` dot products of `per_lane` codes, with `more` added to 256 times
+//             the sums before. The bytes of a row are contiguous; `with` advances by `step` codes.
 //   wide_dots does so for rows of integers below 2^15, whose upper bytes are `plane` bytes before their lower bytes.
-//   narrow    shifts the sums of a row with a panel right, to 16-bit scores, and updates `highest`, the maximum at each
-//             position of the panel.
+//   narrow    adds `start` to the sums of a row with a panel and shifts them right, to 16-bit scores, and updates
+//             `highest`, the maximum at each position of the panel.
 //   hide      replaces the scores of hidden keys by 0, which is below every score, and updates `highest` with the
 //             others.
 //   weigh     looks up the weights of a panel: (anchor - score) * multiplier / 2^16, clamped to 0..127, indexes the
@@ -16,6 +16,7 @@
 #pragma once
 
 #include "panels.hpp"
+#include "vector.hpp"
 
 #if defined(__AVX512BW__)
 #include "panels_avx512.hpp"
@@ -33,56 +34,42 @@ namespace softmaxkit {
 
 template <int vectors>
 SOFTMAXKIT_INLINE void wide_dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, int64_t plane,
-                                 const int8_t* with, int64_t step, int64_t steps) {
-#pragma GCC unroll 1
-    for (int64_t lower = 0; lower < 2; ++lower) {
-#pragma GCC unroll 6
-        for (int64_t index = 0; index < tile; ++index) {
-#pragma GCC unroll 4
-            for (int64_t vector = 0; vector < vectors; ++vector) sums[index][vector] <<= 8;
-        }
-        dots<vectors>(sums, rows + lower * plane, row, with, step, steps);
-    }
+                                 const Code* with, int64_t step, int64_t steps) {
+    dots<vectors>(sums, rows, row, with, step, steps);
+    dots<vectors, true>(sums, rows + plane, row, with, step, steps);
 }
 
 #endif
 
-// Computes the scores of a tile of queries with a panel of keys, whose sums begin at `start`.
-inline void score_tile(const uint8_t* queries, int64_t steps, const int8_t* keys, const int32_t* start, int shift,
+// Computes the scores of a tile of queries with a panel of keys.
+inline void score_tile(const uint8_t* queries, int64_t steps, const Code* keys, const int32_t* start, int shift,
                        uint16_t* scores, int64_t row, uint16_t* highest) {
     Sums sums[tile][4];
+    dots<4>(sums, queries, per_lane * steps, keys, per_lane * panel, steps);
 #pragma GCC unroll 6
     for (int64_t index = 0; index < tile; ++index) {
-#pragma GCC unroll 4
-        for (int64_t vector = 0; vector < 4; ++vector) {
-            std::memcpy(&sums[index][vector], start + lanes * vector, sizeof(Sums));
-        }
-    }
-    dots<4>(sums, queries, 4 * steps, keys, 4 * panel, steps);
-#pragma GCC unroll 6
-    for (int64_t index = 0; index < tile; ++index) {
-        narrow(sums[index], shift, scores + index * row, highest + index * panel);
+        narrow(sums[index], start, shift, scores + index * row, highest + index * panel);
     }
 }
 
 // Adds sums to floats.
-inline void add_to(float* to, const Sums& sums) {
-    Floats total;
-    std::memcpy(&total, to, sizeof total);
-    total += __builtin_convertvector(sums, Floats);
-    std::memcpy(to, &total, sizeof total);
+SOFTMAXKIT_INLINE void add_to(float* to, const Sums& sums) {
+    for (int64_t lane = 0; lane < lanes; lane += width) {
+        const Integers some(reinterpret_cast<const int32_t*>(&sums) + lane, stdx::element_aligned);
+        store(to + lane, load(to + lane) + stdx::static_simd_cast<Vector>(some));
+    }
 }
 
 // Adds to a tile of float rows the products of weights and the panels' values. Weights are bytes, or two planes of
 // bytes as in `wide_dots`.
 template <int vectors>
-void value_tile(const uint8_t* weights, int64_t row, int64_t plane, int planes, const int8_t* values, int64_t columns,
+void value_tile(const uint8_t* weights, int64_t row, int64_t plane, int planes, const Code* values, int64_t columns,
                 int64_t steps, float* to) {
-    Sums sums[tile][vectors] = {};
+    Sums sums[tile][vectors];
     if (planes == 1) {
-        dots<vectors>(sums, weights, row, values, 4 * columns, steps);
+        dots<vectors>(sums, weights, row, values, per_lane * columns, steps);
     } else {
-        wide_dots<vectors>(sums, weights, row, plane, values, 4 * columns, steps);
+        wide_dots<vectors>(sums, weights, row, plane, values, per_lane * columns, steps);
     }
 #pragma GCC unroll 6
     for (int64_t index = 0; index < tile; ++index) {

@@ -18,8 +18,8 @@ namespace softmaxkit {
 
 // Keys of one head.
 struct PackedKeys {
-    int64_t steps;               // dwords of four channels
-    Buffer<int8_t> panels;       // (keys / panel, steps, panel) dwords of four channels
+    int64_t steps;               // lanes over the channels
+    Buffer<Code> panels;         // (keys / panel, steps, panel) lanes of channels
     Buffer<int32_t> start;       // (keys / panel, panel): initial value of the integer sum of a score
     std::vector<float> centre, inverse, step;  // of each channel: code = round((key - centre) * inverse)
     std::vector<int32_t> mean_code;            // of each channel: the code nearest to the mean of the keys
@@ -29,7 +29,7 @@ struct PackedKeys {
 
     PackedKeys(int64_t keys, int64_t channels)
         : steps(key_steps(channels)),
-          panels(rounded_up(keys, panel) * steps * 4),
+          panels(rounded_up(keys, panel) * steps * per_lane),
           start(rounded_up(keys, panel)),
           centre(rounded_up(channels, width)),
           inverse(centre.size()),
@@ -70,7 +70,7 @@ void pack_keys(const Tokens<T>& keys, PackedKeys& to) {
     if (!to.finite) return;
     const int shift = score_shift(keys.channels);
     const int32_t offset = static_cast<int32_t>(middle << shift) + (shift > 0 ? 1 << (shift - 1) : 0);
-    const int64_t padded = rounded_up(to.steps * 4, width);
+    const int64_t padded = rounded_up(to.steps * per_lane, width);
     std::vector<int8_t> row(padded);
     int64_t squares = 0;
     Integers some_squares = 0;
@@ -92,9 +92,9 @@ void pack_keys(const Tokens<T>& keys, PackedKeys& to) {
         }
         const int64_t lane = lane_of(key % panel), first = key / panel * panel;
         to.start.data()[first + lane] = offset - 128 * stdx::reduce(sum);
-        int8_t* dwords = to.panels.data() + (first * to.steps + lane) * 4;
+        Code* codes = to.panels.data() + (first * to.steps + lane) * per_lane;
         for (int64_t step = 0; step < to.steps; ++step) {
-            std::memcpy(dwords + step * panel * 4, row.data() + step * 4, 4);
+            std::copy_n(row.data() + step * per_lane, per_lane, codes + step * panel * per_lane);
         }
     }
     to.spread = count > 0 ? std::max(static_cast<double>(squares) / static_cast<double>(count) - of_means, 0.0) : 0.0;
@@ -103,7 +103,7 @@ void pack_keys(const Tokens<T>& keys, PackedKeys& to) {
 // Values of one head, with a step per column.
 struct PackedValues {
     int64_t columns;             // a multiple of a vector's lanes
-    Buffer<int8_t> panels;       // (keys / 4, columns) dwords of four keys
+    Buffer<Code> panels;         // (keys / per_lane, columns) lanes of keys
     std::vector<float> steps;
     double error = 0;            // root mean square rounding error over the values' size without each column's largest
     bool finite = true;
@@ -115,6 +115,7 @@ struct PackedValues {
 template <class T>
 void pack_values(const Tokens<T>& values, PackedValues& to) {
     const int64_t channels = values.channels, count = values.seen_count();
+    constexpr int bits = 8 * sizeof(Code), mask = (1 << bits) - 1;
     std::vector<float> inverses(to.columns);
     double rounding = 0, size = 0;
     const std::vector<Column> columns = column_statistics(values);
@@ -132,22 +133,22 @@ void pack_values(const Tokens<T>& values, PackedValues& to) {
     }
     const double of_codes = std::sqrt(rounding / 12) / largest_code;
     if (count > 1 && of_codes > 0) to.error = of_codes * static_cast<double>(count - 1) / std::sqrt(size);
-    for (int64_t key = 0; key < rounded_up(values.count, panel); key += 4) {
-        int32_t* dwords = reinterpret_cast<int32_t*>(to.panels.data()) + key / 4 * to.columns;
+    for (int64_t key = 0; key < rounded_up(values.count, panel); key += per_lane) {
+        int32_t* lanes_of_keys = reinterpret_cast<int32_t*>(to.panels.data()) + key / per_lane * to.columns;
         for (int64_t channel = 0; channel < channels; channel += width) {
             const Vector inverse = load(inverses.data() + channel);
-            Integers four = 0;
-            for (int64_t index = 0; index < std::min<int64_t>(4, values.count - key); ++index) {
+            Integers codes = 0;
+            for (int64_t index = 0; index < std::min(per_lane, values.count - key); ++index) {
                 const Vector value = load_upto(values.at(key + index) + channel, channels - channel);
                 if (values.is_seen(key + index)) {
-                    four |= (rounded(value * inverse) & 255) << static_cast<int>(8 * index);
+                    codes |= (rounded(value * inverse) & mask) << static_cast<int>(bits * index);
                 } else {
                     to.finite = to.finite && stdx::all_of(magnitude(value) < infinity);
                 }
             }
-            four.copy_to(dwords + channel, stdx::element_aligned);
+            codes.copy_to(lanes_of_keys + channel, stdx::element_aligned);
         }
-        std::fill(dwords + rounded_up(channels, width), dwords + to.columns, 0);
+        std::fill(lanes_of_keys + rounded_up(channels, width), lanes_of_keys + to.columns, 0);
     }
 }
 
@@ -182,7 +183,7 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
     PackedQuery packed;
     if (!stdx::all_of(sizes < infinity)) {  // integers cannot represent NaN or infinity
         finite = false;
-        std::fill_n(to, rounded_up(channels, 4), uint8_t(128));
+        std::fill_n(to, rounded_up(channels, per_lane), uint8_t(128));
         return packed;
     }
     const float top = stdx::hmax(largest);
@@ -199,7 +200,7 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
             std::copy_n(last, channels - channel, to + channel);
         }
     }
-    std::fill(to + channels, to + rounded_up(channels, 4), uint8_t(128));
+    std::fill(to + channels, to + rounded_up(channels, per_lane), uint8_t(128));
     packed.step = top > least_magnitude ? top / largest_code : 0.0f;
     packed.of_mean = stdx::reduce(of_mean);
     packed.norm = stdx::reduce(squares);
@@ -211,7 +212,7 @@ PackedQuery pack_query(const T* from, int64_t channels, double scale, const Pack
 template <class T>
 double score_error(const Tokens<T>& queries, int64_t stride, double scale, const PackedKeys& keys) {
     std::vector<float> whole(rounded_up(queries.channels, width));
-    std::vector<uint8_t> codes(rounded_up(queries.channels, 4));
+    std::vector<uint8_t> codes(rounded_up(queries.channels, per_lane));
     bool finite = true;
     double sum = 0;
     for (int64_t query = 0; query < queries.count; query += stride) {

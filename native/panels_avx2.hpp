@@ -14,12 +14,14 @@
 namespace softmaxkit {
 
 // Keys of a panel's scores are in their natural order.
-inline void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
+inline void narrow(const Sums (&sums)[4], const int32_t* start, int shift, uint16_t* scores, uint16_t* highest) {
     const __m128i by = _mm_cvtsi32_si128(shift);
     for (int64_t half = 0; half < 2; ++half) {
         const auto shifted = [&](int64_t vector) {
-            const __m256i* from = reinterpret_cast<const __m256i*>(&sums[vector]) + half;
-            return _mm256_sra_epi32(_mm256_loadu_si256(from), by);
+            const auto half_of = [half](const void* whole) {
+                return _mm256_load_si256(static_cast<const __m256i*>(whole) + half);
+            };
+            return _mm256_sra_epi32(_mm256_add_epi32(half_of(&sums[vector]), half_of(start + lanes * vector)), by);
         };
         const __m256i first = _mm256_packus_epi32(shifted(0), shifted(1));
         const __m256i second = _mm256_packus_epi32(shifted(2), shifted(3));

@@ -15,12 +15,16 @@
 namespace softmaxkit {
 
 // Narrowing leaves the keys of a panel's scores interleaved.
-SOFTMAXKIT_INLINE void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
+SOFTMAXKIT_INLINE void narrow(const Sums (&sums)[4], const int32_t* start, int shift, uint16_t* scores,
+                              uint16_t* highest) {
     const __m128i by = _mm_cvtsi32_si128(shift);
 #pragma GCC unroll 2
     for (int64_t half = 0; half < 2; ++half) {
-        const __m512i narrow = _mm512_packus_epi32(_mm512_sra_epi32((__m512i)sums[2 * half], by),
-                                                   _mm512_sra_epi32((__m512i)sums[2 * half + 1], by));
+        const auto shifted = [&](int64_t vector) {
+            return _mm512_sra_epi32(_mm512_add_epi32((__m512i)sums[vector], _mm512_load_si512(start + lanes * vector)),
+                                    by);
+        };
+        const __m512i narrow = _mm512_packus_epi32(shifted(2 * half), shifted(2 * half + 1));
         _mm512_store_si512(scores + 32 * half, narrow);
         _mm512_store_si512(highest + 32 * half, _mm512_max_epu16(narrow, _mm512_load_si512(highest + 32 * half)));
     }

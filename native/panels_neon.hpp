@@ -26,8 +26,8 @@ SOFTMAXKIT_INLINE uint32_t sum_of(const uint8_t* row, int64_t steps) {
 
 // Signed bytes are made unsigned by adding 128, since only bytes of one kind can be multiplied. Sums of two vectors of
 // four lanes for each row stay in registers.
-template <int vectors>
-SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
+template <int vectors, bool more = false>
+SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const Code* with,
                             int64_t step, int64_t steps) {
     uint32x4_t excess[tile];
     for (int64_t index = 0; index < tile; ++index) excess[index] = vdupq_n_u32(128 * sum_of(rows + index * row, steps));
@@ -37,7 +37,8 @@ SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, in
 #pragma GCC unroll 6
         for (int64_t index = 0; index < tile; ++index) {
             for (int64_t part = 0; part < 2; ++part) {
-                parts[index][part] = vsubq_u32(vld1q_u32(half_of(index) + 4 * part), excess[index]);
+                const uint32x4_t before = more ? vld1q_u32(half_of(index) + 4 * part) : vdupq_n_u32(0);
+                parts[index][part] = vsubq_u32(vshlq_n_u32(before, 8), excess[index]);
             }
         }
         const uint8_t* from = reinterpret_cast<const uint8_t*>(with) + 32 * half;
@@ -73,11 +74,13 @@ SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, in
 }
 
 // Keys of a panel's scores are in their natural order.
-inline void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
+inline void narrow(const Sums (&sums)[4], const int32_t* start, int shift, uint16_t* scores, uint16_t* highest) {
     const int32x4_t left = vdupq_n_s32(-shift);
     for (int64_t key = 0; key < panel; key += 8) {
         const auto shifted = [&](int64_t first) {
-            return vshlq_s32(vld1q_s32(reinterpret_cast<const int32_t*>(&sums) + lane_of(first)), left);
+            const int64_t lane = lane_of(first);
+            const int32x4_t some = vld1q_s32(reinterpret_cast<const int32_t*>(&sums) + lane);
+            return vshlq_s32(vaddq_s32(some, vld1q_s32(start + lane)), left);
         };
         const uint16x8_t words = vqmovun_high_s32(vqmovun_s32(shifted(key)), shifted(key + 4));
         vst1q_u16(scores + key, words);

@@ -8,7 +8,7 @@
 namespace softmaxkit {
 
 // Loops of a constant length within one vector of sums, which the compiler vectorises.
-SOFTMAXKIT_INLINE void dot(Sums& sums, const uint8_t* four, const int8_t* with) {
+SOFTMAXKIT_INLINE void dot(Sums& sums, const uint8_t* four, const Code* with) {
     for (int64_t lane = 0; lane < lanes; ++lane) {
         int32_t sum = 0;
         for (int64_t byte = 0; byte < 4; ++byte) sum += four[byte] * with[4 * lane + byte];
@@ -16,9 +16,12 @@ SOFTMAXKIT_INLINE void dot(Sums& sums, const uint8_t* four, const int8_t* with) 
     }
 }
 
-template <int vectors>
-SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const int8_t* with,
+template <int vectors, bool more = false>
+SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, int64_t row, const Code* with,
                             int64_t step, int64_t steps) {
+    for (auto& row_sums : sums) {
+        for (Sums& some : row_sums) some = more ? some << 8 : Sums{};
+    }
     for (int64_t at = 0; at < steps; ++at) {
 #pragma GCC unroll 6
         for (int64_t index = 0; index < tile; ++index) {
@@ -30,10 +33,10 @@ SOFTMAXKIT_INLINE void dots(Sums (&sums)[tile][vectors], const uint8_t* rows, in
     }
 }
 
-inline void narrow(const Sums (&sums)[4], int shift, uint16_t* scores, uint16_t* highest) {
+inline void narrow(const Sums (&sums)[4], const int32_t* start, int shift, uint16_t* scores, uint16_t* highest) {
     for (int64_t key = 0; key < panel; ++key) {
         const int64_t lane = lane_of(key);
-        scores[key] = static_cast<uint16_t>(sums[lane / lanes][lane % lanes] >> shift);
+        scores[key] = static_cast<uint16_t>((sums[lane / lanes][lane % lanes] + start[lane]) >> shift);
         highest[key] = std::max(highest[key], scores[key]);
     }
 }
