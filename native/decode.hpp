@@ -154,7 +154,7 @@ private:
         double sum = 0.0;
         with_count(how_.levels, [&](auto count) {
             sum = all([&](const Vector& score) {
-                return pick<count>(level_of<count>(score - highest, how_.levels), how_.levels.exponentials);
+                return pick<count>(place_of<count>(score - highest, how_.levels), how_.levels.exponentials);
             });
         });
         return sum;

@@ -26,7 +26,7 @@ void exponential_row(const Row& scores, To to, int64_t keys, const Exponential& 
     });
 }
 
-#if defined(__AVX512BW__)
+#if defined(__AVX2__)
 
 template <class To, bool with_mask>
 void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t keys, const Exponential& exponential) {
@@ -34,8 +34,8 @@ void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t k
     const auto power = [&](const Vector& score) {
         return exp2<4>(smaller(highest, (score - exponential.offset) * exponential.log2_base));
     };
-    sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
-        const __m512i pairs = load_pairs(scores, key, some);
+    sweep_pairs(keys, [&](int64_t key, auto some) {
+        const Pairs pairs = load_pairs(scores, key, some);
         store_pairs(to + key, round_pairs(power(even(pairs)), power(odd(pairs))), some);
     });
 }

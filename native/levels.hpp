@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "bfloat16_rows.hpp"
-#include "reductions.hpp"
+#include "row_blocks.hpp"
 
 namespace softmaxkit {
 
@@ -32,27 +31,22 @@ SOFTMAXKIT_INLINE Vector place_of(const Vector& distance, const Levels& levels) 
     return larger(Vector(lowest), distance * levels.per_step + highest);
 }
 
-// The level of score - maximum, rounded to nearest with ties to even. NaN stays NaN.
+// The value of a level, given its place, which is rounded to nearest with ties to even.
 template <int count>
-SOFTMAXKIT_INLINE Vector level_of(const Vector& distance, const Levels& levels) {
-    constexpr float whole = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    return place_of<count>(distance, levels) + whole - (whole + static_cast<float>(level_bias));
-}
-
-template <int count>
-SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& values) {
+SOFTMAXKIT_INLINE Vector pick(const Vector& place, const std::array<float, 16>& values) {
 #if defined(__AVX512F__)
-    const __m512i index = _mm512_cvtps_epi32(static_cast<__m512>(level));
+    const __m512i index = _mm512_cvtps_epi32(static_cast<__m512>(place));
     return Vector(_mm512_permutexvar_ps(index, _mm512_loadu_ps(values.data())));
 #elif defined(__AVX2__)
-    const __m256i index = _mm256_cvtps_epi32(static_cast<__m256>(level));
+    const __m256i index = _mm256_cvtps_epi32(static_cast<__m256>(place));
     const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values.data()), index);
     if constexpr (count <= 8) return Vector(low);
     const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(values.data() + 8), index);
     return Vector(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28))));  // by bit 3
 #elif defined(__aarch64__)
-    const uint32x4_t index = vreinterpretq_u32_s32(vcvtnq_s32_f32(static_cast<float32x4_t>(level)));
-    const uint32x4_t first_byte = vdupq_n_u32(0x03020100);
+    const uint32x4_t index = vreinterpretq_u32_s32(vcvtnq_s32_f32(static_cast<float32x4_t>(place)));
+    static_assert(level_bias == 32);
+    const uint32x4_t first_byte = vdupq_n_u32(0x03020100u - 32 * 0x04040404u);
     const uint8x16_t bytes = vreinterpretq_u8_u32(vmlaq_n_u32(first_byte, index, 0x04040404));
     const auto* from = reinterpret_cast<const uint8_t*>(values.data());
     uint8x16_t picked;
@@ -61,6 +55,7 @@ SOFTMAXKIT_INLINE Vector pick(const Vector& level, const std::array<float, 16>& 
     if constexpr (count == 16) picked = vqtbl4q_u8(vld1q_u8_x4(from), bytes);
     return Vector(vreinterpretq_f32_u8(picked));
 #else
+    const Vector level = place + rounder - (rounder + static_cast<float>(level_bias));
     Vector picked = values[0];
     for (int index = 1; index < count; ++index) replace(picked, level >= static_cast<float>(index), values[index]);
     return picked;
@@ -78,7 +73,7 @@ inline std::array<float, 16> quotients(const std::array<float, 16>& exponentials
 template <int count>
 SOFTMAXKIT_INLINE Vector value_of(const Vector& score, float maximum, const Levels& levels,
                                   const std::array<float, 16>& values) {
-    Vector result = pick<count>(level_of<count>(score - maximum, levels), values);
+    Vector result = pick<count>(place_of<count>(score - maximum, levels), values);
     replace(result, score == -infinity, 0.0f);
     return result;
 }
@@ -123,7 +118,7 @@ SOFTMAXKIT_INLINE __m512i places_of_64(const Scores<bfloat16, false>& scores, in
                                        const Levels& levels, __m512i (&whole)[4]) {
     __m512i words[2];
     for (int part = 0; part < 2; ++part) {
-        const __m512i pairs = load_pairs(scores, key + part * pairs_width, ~__mmask32{0});
+        const __m512i pairs = load_pairs(scores, key + part * pairs_width, all_pairs());
         whole[2 * part] = places_of<count>(even(pairs), maximum, levels);
         whole[2 * part + 1] = places_of<count>(odd(pairs), maximum, levels);
         words[part] = _mm512_or_si512(whole[2 * part], _mm512_slli_epi32(whole[2 * part + 1], 16));
@@ -148,8 +143,8 @@ void write_64_pairs(__m512i bytes, const std::array<float, 16>& values, To to) {
     static_assert(level_bias % 32 == 0);  // the index has five bits
     const __m512i table = _mm512_castsi256_si512(narrowed(load(values.data())));
     const __m512i zero = _mm512_setzero_si512();
-    store_pairs(to, _mm512_permutexvar_epi16(_mm512_unpacklo_epi8(bytes, zero), table), ~__mmask32{0});
-    store_pairs(to + pairs_width, _mm512_permutexvar_epi16(_mm512_unpackhi_epi8(bytes, zero), table), ~__mmask32{0});
+    store_pairs(to, _mm512_permutexvar_epi16(_mm512_unpacklo_epi8(bytes, zero), table), all_pairs());
+    store_pairs(to + pairs_width, _mm512_permutexvar_epi16(_mm512_unpackhi_epi8(bytes, zero), table), all_pairs());
 }
 inline void write_64(__m512i bytes, const std::array<float, 16>& values, bfloat16* to) {
     write_64_pairs(bytes, values, to);
@@ -216,15 +211,38 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
     }
 }
 
+#else
+
+// Memory for the weights of a row: that of its results, unless these are of bfloat16, which is too coarse.
+inline float* weights_of(float* to, int64_t) { return to; }
+inline float* weights_of(bfloat16*, int64_t keys) { return scratch<float>(keys + chains * width); }
+
+// A row of finite scores.
+template <int count, class T, class Row>
+void levels_finite_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
+    using Of = Blocks<T>;
+    const auto weight = [&](const Vector& score, auto some) {
+        Vector value = pick<count>(place_of<count>(score - maximum, levels), levels.exponentials);
+        if constexpr (std::is_same_v<decltype(some), int64_t>) replace(value, score == -infinity, 0.0f);
+        return value;
+    };
+    float* weights = weights_of(to, keys);
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < keys; begin += summed_together) {
+        const int64_t some = std::min(summed_together, keys - begin);
+        sum += Of::total(Of::weigh(scores + begin, weight, weights + begin, some, Of::zero(), summed_together,
+                                   [](auto, auto) {}));
+    }
+    Of::scale_all(weights, 1.0f / static_cast<float>(sum), to, keys);
+}
+
 #endif
 
 template <int count, class To, class Row>
 void levels_row(const Row& scores, To to, int64_t keys, const Levels& levels) {
     const auto [maximum, finite] = maximum_if_finite(scores, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
-#if defined(__AVX512BW__)
     if (finite) return levels_finite_row<count>(scores, to, keys, maximum, levels);
-#endif
     levels_careful_row<count>(scores, to, keys, maximum, levels);
 }
 

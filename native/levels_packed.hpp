@@ -67,9 +67,9 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
 #else
     const int64_t packed = 0;
     const double sum = row_sum(keys, [&, maximum = maximum](int64_t at, auto size) {
-        const Vector level = level_of<count>(scores(at, size) - maximum, levels);
-        store_bytes(places + at, stdx::static_simd_cast<Integers>(level));
-        Vector power = pick<count>(level, levels.exponentials);
+        const Vector place = place_of<count>(scores(at, size) - maximum, levels);
+        store_bytes(places + at, std::bit_cast<Integers>(place + rounder));
+        Vector power = pick<count>(place, levels.exponentials);
         replace(power, scores(at, size) == -infinity, 0.0f);  // beyond the end
         return power;
     });

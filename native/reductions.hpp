@@ -8,10 +8,9 @@
 
 namespace softmaxkit {
 
-inline Chains all_chains(float value) {
-    Chains values;
-    values.fill(value);
-    return values;
+SOFTMAXKIT_INLINE Chains all_chains(float value) {
+    const Vector all = value;
+    return {all, all, all, all};
 }
 
 inline float total(const Chains& sums) { return stdx::reduce((sums[0] + sums[1]) + (sums[2] + sums[3])); }

@@ -5,8 +5,7 @@
 #include <array>
 #include <cmath>
 
-#include "bfloat16_rows.hpp"
-#include "reductions.hpp"
+#include "row_blocks.hpp"
 #include "rows.hpp"
 
 namespace softmaxkit {
@@ -32,79 +31,6 @@ struct Exponentials {
     }
 };
 
-// How blocks of a row of T are read and written: 16 elements at a time, of bfloat16 32.
-template <class T>
-struct Blocks {
-    using Sums = Chains;
-
-    static Sums zero() { return all_chains(0.0f); }
-    static float total(const Sums& sums) { return softmaxkit::total(sums); }
-
-    // Writes exponentials of score - less and adds them to the sums. For every vector, prefetches the scores `further`
-    // keys away and calls also(key, count).
-    template <class Row, class Also>
-    [[gnu::always_inline]] static Sums exponentiate(const Row& scores, float less, float* to, int64_t keys,
-                                                    const Sums& before, int64_t further, const Also& also) {
-        Sums sums = before;
-        sweep(keys, [&](int64_t key, auto chain, auto count) {
-            __builtin_prefetch(scores.from + key + further);
-            const Vector value = exp2((scores(key, count) - less) * log2e);
-            put(to + key, value, count);
-            sums[chain] += value;
-            also(key, count);
-        });
-        return sums;
-    }
-    template <class To, class Count>
-    [[gnu::always_inline]] static void scale(const float* exponentials, float factor, To to, int64_t key, Count count) {
-        const Scores<float, false> from{exponentials, nullptr};
-        put(to + key, from(key, count) * factor, count);
-    }
-    template <class To>
-    static void scale_all(const float* exponentials, float factor, To to, int64_t keys) {
-        sweep(keys, [&](int64_t key, auto, auto count) { scale(exponentials, factor, to, key, count); });
-    }
-};
-
-#if defined(__AVX512BW__)
-
-template <>
-struct Blocks<bfloat16> {
-    using Sums = std::array<Vector, 2>;  // of the even and the odd elements
-
-    static Sums zero() { return {0.0f, 0.0f}; }
-    static float total(const Sums& sums) { return stdx::reduce(sums[0] + sums[1]); }
-
-    template <class Row, class Also>
-    [[gnu::always_inline]] static Sums exponentiate(const Row& scores, float less, float* to, int64_t keys,
-                                                    const Sums& before, int64_t further, const Also& also) {
-        Sums sums = before;
-        sweep_pairs(keys, [&](int64_t key, __mmask32 some) {
-            __builtin_prefetch(scores.from + key + further);
-            const __m512i pairs = load_pairs(scores, key, some);
-            const Vector values[2] = {exp2<4>((even(pairs) - less) * log2e), exp2<4>((odd(pairs) - less) * log2e)};
-            for (int half = 0; half < 2; ++half) {
-                store(to + key + half * width, values[half]);
-                sums[half] += values[half];
-            }
-            also(key, some);
-        });
-        return sums;
-    }
-    template <class To>
-    [[gnu::always_inline]] static void scale(const float* exponentials, float factor, To to, int64_t key,
-                                             __mmask32 some) {
-        const float* from = exponentials + key;
-        store_pairs(to + key, round_pairs(load(from) * factor, load(from + width) * factor), some);
-    }
-    template <class To>
-    static void scale_all(const float* exponentials, float factor, To to, int64_t keys) {
-        sweep_pairs(keys, [&](int64_t key, __mmask32 some) { scale(exponentials, factor, to, key, some); });
-    }
-};
-
-#endif
-
 // The rows of a thread, one after the other. Results that are streamed are written while the exponentials of the next
 // row are computed, so that the processor calculates while it waits for memory; `flush` writes the last one.
 template <class T>
@@ -124,7 +50,8 @@ public:
             }
             const float less = finite(row_maximum(scores, keys));
             const int64_t further = std::max<int64_t>(keys, 1024);  // in the next row, or in a later one
-            const float sum = Of::total(Of::exponentiate(scores, less, values, keys, Of::zero(), further, nothing));
+            const float sum =
+                Of::total(Of::weigh(scores, exponential(less), values, keys, Of::zero(), further, nothing));
             if (is_valid(sum, scores, to, keys)) Of::scale_all(values, 1.0f / sum, to, keys);
             return;
         }
@@ -162,6 +89,12 @@ private:
     static constexpr int64_t vectors = chains * width;
     static constexpr auto nothing = [](auto, auto) {};
 
+    static auto exponential(float less) {
+        return [less](const Vector& score, auto) {
+            return exp2<std::is_same_v<T, float> ? 6 : 4>((score - less) * log2e);
+        };
+    }
+
     // What is subtracted from scores: 0 if all are -infinity, since -infinity less itself is NaN.
     static float finite(float maximum) { return maximum == -infinity ? 0.0f : maximum; }
 
@@ -195,10 +128,10 @@ private:
                 Of::scale(from, factor, to, key, some);
             };
             constexpr int64_t further = 2048;
-            sums = Of::exponentiate(scores + begin, less, row.values + begin, both - begin, sums, further,
-                                    divide_held);
+            sums = Of::weigh(scores + begin, exponential(less), row.values + begin, both - begin, sums, further,
+                             divide_held);
         }
-        sums = Of::exponentiate(scores + both, less, row.values + both, end - both, sums, block, nothing);
+        sums = Of::weigh(scores + both, exponential(less), row.values + both, end - both, sums, block, nothing);
         row.sum += Of::total(sums);
     }
 

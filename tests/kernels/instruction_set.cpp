@@ -41,10 +41,23 @@ void print(const std::string& name, const T* values, int64_t count) {
     std::printf("%s %016llx\n", name.c_str(), static_cast<unsigned long long>(hash));
 }
 
+// Random codes that are summed over `count` elements, for each of the columns, in the layout of panels.hpp.
+std::vector<Code> random_codes(int64_t count, int64_t columns) {
+    std::vector<Code> codes(count * columns);
+    for (int64_t index = 0; index < count; ++index) {
+        for (int64_t column = 0; column < columns; ++column) {
+            codes[(index / per_lane * columns + column) * per_lane + index % per_lane] =
+                static_cast<int8_t>(random_bits());
+        }
+    }
+    return codes;
+}
+
+// The channels are a multiple of four.
 void print_scores_and_weights(int64_t channels) {
     const int64_t steps = key_steps(channels), row = panel;
-    const auto queries = random_integers<uint8_t>(tile * 4 * steps);
-    const auto keys = random_integers<int8_t>(4 * steps * panel);
+    const auto queries = random_integers<uint8_t>(tile * channels);
+    const auto keys = random_codes(channels, panel);
     auto start = random_integers<int32_t>(panel);
     for (int32_t& sum : start) sum >>= 8;
     Buffer<uint16_t> scores(tile * panel), highest(tile * panel);
@@ -76,15 +89,16 @@ void print_scores_and_weights(int64_t channels) {
 }
 
 template <int vectors>
-void print_values(int64_t steps) {
+void print_values(int64_t keys) {
     constexpr int64_t columns = vectors * lanes;
-    const int64_t row = 4 * steps, plane = tile * row;
+    const int64_t plane = tile * keys;
     auto weights = random_integers<uint8_t>(2 * plane);
-    const auto values = random_integers<int8_t>(4 * steps * columns);
+    const auto values = random_codes(keys, columns);
     auto totals = random_floats(tile * columns);
     for (const int planes : {1, 2}) {
-        value_tile<vectors>(weights.data(), row, plane, planes, values.data(), columns, steps, totals.data());
-        const std::string name = std::to_string(steps) + " steps, " + std::to_string(vectors) + " vectors, ";
+        value_tile<vectors>(weights.data(), keys, plane, planes, values.data(), columns, keys / per_lane,
+                            totals.data());
+        const std::string name = std::to_string(keys) + " keys, " + std::to_string(vectors) + " vectors, ";
         print(name + std::to_string(planes) + " planes", totals.data(), tile * columns);
         for (int64_t byte = 0; byte < plane; ++byte) weights[byte] &= 0x7f;
     }
@@ -165,10 +179,12 @@ void print_vectors() {
     print("bfloat16 written", narrowed.data(), count);
     print("rounded", whole.data() + 16, count - 16);
     const auto print_picked = [&](auto levels) {
-        std::vector<float> level(count), result(count);
-        for (float& some : level) some = static_cast<float>(random_bits() % levels);
+        std::vector<float> places(count), result(count);
+        for (float& place : places) {
+            place = static_cast<float>(level_bias + random_bits() % levels) + 0.49f * random_float();
+        }
         for (int64_t index = 0; index < count; index += width) {
-            store(result.data() + index, pick<levels>(load(level.data() + index), values));
+            store(result.data() + index, pick<levels>(load(places.data() + index), values));
         }
         print("picked of " + std::to_string(levels), result.data(), count);
     };
@@ -178,12 +194,12 @@ void print_vectors() {
 }
 
 void print_all() {
-    for (const int64_t channels : {4, 20, 64, 72, 129}) print_scores_and_weights(channels);
-    for (const int64_t steps : {1, 16, 128}) {
-        print_values<1>(steps);
-        print_values<2>(steps);
-        print_values<3>(steps);
-        print_values<4>(steps);
+    for (const int64_t channels : {4, 20, 64, 72, 132}) print_scores_and_weights(channels);
+    for (const int64_t keys : {4, 64, 512}) {
+        print_values<1>(keys);
+        print_values<2>(keys);
+        print_values<3>(keys);
+        print_values<4>(keys);
     }
     print_bits();
     for (const int64_t channels : {7, 16, 20, 64, 80, 128}) {
