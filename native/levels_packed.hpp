@@ -10,18 +10,22 @@ namespace softmaxkit {
 template <int count>
 constexpr int codes_in_byte = count == 4 ? 4 : 2;
 
-// Packs codes into bytes, the first code in the lowest bits.
+// Packs the codes of places into bytes, the first code in the lowest bits. The last byte is filled up with zeros, for
+// which there is memory after the places.
 template <int count>
-void pack(const uint8_t* places, int64_t keys, uint8_t* to) {
+void pack(uint8_t* places, int64_t keys, uint8_t* to) {
     constexpr int in_byte = codes_in_byte<count>, bits = 8 / in_byte;
-    const auto byte_of = [&](const uint8_t* from, int64_t some) {
-        int byte = 0;
-        for (int64_t index = 0; index < some; ++index) byte |= (from[index] & (count - 1)) << bits * index;
-        return static_cast<uint8_t>(byte);
-    };
-    const int64_t whole = keys / in_byte;
-    for (int64_t byte = 0; byte < whole; ++byte) to[byte] = byte_of(places + byte * in_byte, in_byte);
-    if (keys % in_byte > 0) to[whole] = byte_of(places + whole * in_byte, keys % in_byte);
+    using Word = std::conditional_t<in_byte == 4, uint32_t, uint16_t>;  // the places of a byte, the first one lowest
+    constexpr Word every_code = static_cast<Word>(0x01010101u * (count - 1));
+    std::fill_n(places + keys, in_byte - 1, uint8_t{0});
+    for (int64_t byte = 0; byte * in_byte < keys; ++byte) {
+        Word codes;
+        std::memcpy(&codes, places + byte * in_byte, sizeof codes);
+        codes &= every_code;
+        Word packed = codes;
+        for (int index = 1; index < in_byte; ++index) packed |= codes >> (8 - bits) * index;
+        to[byte] = static_cast<uint8_t>(packed);
+    }
 }
 
 #if defined(__AVX512BW__)
@@ -70,7 +74,7 @@ bool levels_packed_row(const Scores<T, false>& scores, uint8_t* codes, float* pr
         const Vector place = place_of<count>(scores(at, size) - maximum, levels);
         store_bytes(places + at, std::bit_cast<Integers>(place + rounder));
         Vector power = pick<count>(place, levels.exponentials);
-        replace(power, scores(at, size) == -infinity, 0.0f);  // beyond the end
+        if constexpr (!std::is_same_v<decltype(size), Full>) replace(power, scores(at, size) == -infinity, 0.0f);
         return power;
     });
 #endif

@@ -17,6 +17,11 @@ inline Vector load(const int8_t* from) {
 #if defined(__AVX512F__)
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return Vector(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
+#elif defined(__aarch64__)
+    int32_t bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    const int8x8_t four = vreinterpret_s8_s32(vdup_n_s32(bytes));
+    return Vector(vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four)))));
 #else
     using Bytes = stdx::rebind_simd_t<int8_t, Vector>;
     return stdx::static_simd_cast<Vector>(Bytes(from, stdx::element_aligned));
@@ -27,6 +32,15 @@ inline Vector load(const int8_t* from) {
 inline void store_bytes(void* to, const Integers& values) {
 #if defined(__AVX512F__)
     _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8(static_cast<__m512i>(values)));
+#elif defined(__AVX2__)
+    const __m256i lowest = _mm256_set1_epi32(0x0c080400);
+    const __m256i bytes = _mm256_shuffle_epi8(static_cast<__m256i>(values), lowest);
+    const __m128i upper = _mm256_extracti128_si256(bytes, 1);
+    _mm_storel_epi64(static_cast<__m128i*>(to), _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), upper));
+#elif defined(__aarch64__)
+    const int16x4_t words = vmovn_s32(static_cast<int32x4_t>(values));
+    const int32_t bytes = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
+    std::memcpy(to, &bytes, sizeof bytes);
 #else
     stdx::static_simd_cast<stdx::rebind_simd_t<int8_t, Vector>>(values).copy_to(static_cast<int8_t*>(to),
                                                                                stdx::element_aligned);
@@ -54,6 +68,8 @@ SOFTMAXKIT_INLINE Vector magnitude(const Vector& value) { return stdx::max(value
 inline Integers rounded(const Vector& value) {
 #if defined(__AVX512F__)
     return Integers(_mm512_cvtps_epi32(static_cast<__m512>(value)));
+#elif defined(__AVX2__)
+    return Integers(_mm256_cvtps_epi32(static_cast<__m256>(value)));
 #elif defined(__aarch64__)
     return Integers(vcvtnq_s32_f32(static_cast<float32x4_t>(value)));
 #else

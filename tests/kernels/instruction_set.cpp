@@ -5,7 +5,7 @@
 
 #include "coded_keys.hpp"
 #include "coded_values.hpp"
-#include "levels.hpp"
+#include "levels_packed.hpp"
 
 namespace softmaxkit {
 
@@ -167,6 +167,10 @@ void print_vectors() {
     std::vector<float> widened(count);
     std::vector<bfloat16> narrowed(count);
     std::vector<int32_t> whole(count);
+    const auto codes = random_integers<int8_t>(count);
+    const auto integers = random_integers<int32_t>(count);
+    std::vector<float> from_codes(count);
+    std::vector<uint8_t> bytes(count);
     std::array<float, 16> values;
     for (float& value : values) value = random_float();
     for (int64_t index = 0; index < count; index += width) {
@@ -174,7 +178,11 @@ void print_vectors() {
         store(narrowed.data() + index, load(floats.data() + index));
         rounded(load(floats.data() + index + (index == 0 ? width : 0)) * 100.0f)
             .copy_to(whole.data() + index, stdx::element_aligned);
+        store(from_codes.data() + index, load(codes.data() + index));
+        store_bytes(bytes.data() + index, Integers(integers.data() + index, stdx::element_aligned));
     }
+    print("codes read", from_codes.data(), count);
+    print("bytes written", bytes.data(), count);
     print("bfloat16 read", widened.data(), count);
     print("bfloat16 written", narrowed.data(), count);
     print("rounded", whole.data() + 16, count - 16);
@@ -193,6 +201,28 @@ void print_vectors() {
     print_picked(std::integral_constant<int, 16>{});
 }
 
+// Packed codes; their probabilities depend on the order of a sum, and so on the width of a vector.
+template <int count, class T>
+void print_packed(int64_t keys, const T* row) {
+    const Levels levels(-1.5f, std::vector<float>(count, 1.0f));
+    std::vector<uint8_t> codes((keys + codes_in_byte<count> - 1) / codes_in_byte<count>);
+    std::array<float, count> probabilities;
+    levels_packed_row<count>(Scores<T, false>{row, nullptr}, codes.data(), probabilities.data(), keys, levels);
+    print("packed codes of " + std::to_string(count), codes.data(), static_cast<int64_t>(codes.size()));
+}
+
+void print_packed(int64_t keys) {
+    const std::vector<float> row = random_floats(keys);
+    std::vector<bfloat16> halves(keys);
+    for (int64_t index = 0; index < keys; ++index) {
+        halves[index].bits = static_cast<uint16_t>(std::bit_cast<uint32_t>(row[index]) >> 16);
+    }
+    print_packed<4>(keys, row.data());
+    print_packed<16>(keys, row.data());
+    print_packed<4>(keys, halves.data());
+    print_packed<8>(keys, halves.data());
+}
+
 void print_all() {
     for (const int64_t channels : {4, 20, 64, 72, 132}) print_scores_and_weights(channels);
     for (const int64_t keys : {4, 64, 512}) {
@@ -209,6 +239,7 @@ void print_all() {
         }
     }
     print_vectors();
+    for (const int64_t keys : {1, 7, 64, 301}) print_packed(keys);
 }
 
 }  // namespace
