@@ -66,8 +66,8 @@ const Registration registration([](nanobind::module_& m) {
     const auto without_gil = nanobind::call_guard<nanobind::gil_scoped_release>();
     nanobind::class_<Normalisation>(m, "Normalisation")
         .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& exponentials,
-                            uintptr_t offsets, float limit) {
-            new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit};
+                            uintptr_t offsets, float limit, float rate) {
+            new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit, rate};
         });
     m.def("decode_float32", &decode<float>, without_gil);
     m.def("decode_bfloat16", &decode<bfloat16>, without_gil);

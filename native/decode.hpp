@@ -14,11 +14,14 @@
 
 namespace softmaxkit {
 
-// How scores become weights: by levels, or, if there are no levels, as exp(min(score - offset, limit)).
+// How scores become weights: by levels, by softmax, or, if there are neither, as exp(min(score - offset, limit)).
 struct Normalisation {
     Levels levels;
     const float* offsets;  // per head
     float limit;           // upper bound of score - offset
+    float rate;            // of softmax: binary logarithm of its base; or 0
+
+    bool is_relative() const { return levels.count > 0 || rate > 0.0f; }  // to the maximum, and divided by the sum
 };
 
 // `Keys` computes the scores of a span, `Values` adds up values times weights: PlainKeys and PlainValues, or CodedKeys
@@ -42,7 +45,7 @@ public:
                 for (int64_t part = first; part < last; ++part) work(part);
             });
         };
-        if (how_.levels.count == 0) {  // weights do not depend on the maximum, so one pass per part is enough
+        if (!how_.is_relative()) {  // one pass per part is enough
             all_parts([this](int64_t part) {
                 score(part);
                 if (finite_) add(part);
@@ -144,13 +147,14 @@ private:
             }
             return static_cast<double>(stdx::reduce(sum));
         };
-        if (how_.levels.count == 0) {
+        if (!how_.is_relative()) {
             const Exponential of{how_.offsets[queries_.head_of(at.key_head, row)], how_.limit, log2e};
             const Vector highest = of.highest_power();
             return all([&](const Vector& score) { return exp2(smaller(highest, (score - of.offset) * log2e)); });
         }
         float highest = highest_of(part - part % chunks_, row);
         if (highest == -infinity) highest = 0.0f;  // fully masked: all weights are 0
+        if (how_.rate > 0.0f) return all([&](const Vector& score) { return exp2((score - highest) * how_.rate); });
         double sum = 0.0;
         with_count(how_.levels, [&](auto count) {
             sum = all([&](const Vector& score) {
@@ -181,7 +185,7 @@ private:
         for (int64_t part = first; part < last; ++part) {
             if (spans_[part].count > 0) sum += sums_.data()[part * rows_ + row];
         }
-        const double factor = how_.levels.count == 0 ? 1.0 : 1.0 / sum;
+        const double factor = how_.is_relative() ? 1.0 / sum : 1.0;
         for (int64_t channel = 0; channel < shape_.value_channels; ++channel) {
             double total = 0;
             for (int64_t part = first; part < last; ++part) {

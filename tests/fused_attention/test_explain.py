@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
@@ -54,6 +56,53 @@ def test_a_large_scale_is_too_coarse_in_8_bits(sign: int) -> None:
     assert choose(module, QUERY, QUERY, QUERY, scale=sign * border)[1].native
     refused = choose(module, QUERY, QUERY, QUERY, scale=sign * 1.001 * border)[1]
     assert "exceeds 8 / sqrt(channels), too coarse in 8 bits" in reasons(refused)
+
+
+def decoding(dtype: torch.dtype, keys: int, key_heads: int = 8) -> list[torch.Tensor]:
+    random = torch.Generator().manual_seed(keys)
+    sizes = (8, 1), (key_heads, keys), (key_heads, keys)
+    return [torch.randn(1, *size, 64, generator=random).to(dtype) for size in sizes]
+
+
+@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
+@pytest.mark.parametrize(
+    ("dtype", "key_heads", "keys"),
+    [(torch.bfloat16, 8, 1024), (torch.float32, 2, 1024), (torch.float32, 8, 8192)],
+    ids=["bfloat16", "shared", "float32"],
+)
+def test_softmax_of_a_few_queries_runs_natively_over_many_keys(dtype: torch.dtype, key_heads: int, keys: int) -> None:
+    for spec, base in ((Exact(), math.e), (Softermax(), 2.0)):
+        few, many = decoding(dtype, keys - 1, key_heads), decoding(dtype, keys, key_heads)
+        assert "torch's own attention is faster until" in reasons(softmaxkit.explain(spec, *few))
+        assert softmaxkit.explain(spec, *many).backend == NATIVE
+        for operands in (few, many):
+            query, key, value = (x.double() for x in operands)
+            exact = scaled_dot_product_attention(query, key, value, scale=math.log(base) / 8, enable_gqa=True)
+            result = softmaxkit.attention(*operands, spec, enable_gqa=True)
+            torch.testing.assert_close(result, exact.to(dtype), rtol=2.0**-7, atol=2.0**-9)
+        learned = many[0].clone().requires_grad_()
+        assert softmaxkit.explain(spec, learned, *many[1:]).backend == "torch"
+
+
+@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
+def test_softmax_compiles_to_the_kernel_and_is_exported_as_torchs_own_operator() -> None:
+    spec = Exact()
+
+    class Attention(torch.nn.Module):
+        def forward(self, *operands: torch.Tensor) -> torch.Tensor:
+            return softmaxkit.attention(*operands, spec)
+
+    operands = tuple(decoding(torch.bfloat16, 1024))
+    compiled = torch.compile(Attention(), backend="eager", fullgraph=True)
+    assert torch.equal(compiled(*operands), Attention()(*operands))
+    operands = (operands[0].repeat(1, 1, 5, 1), *operands[1:])
+    tokens, keys = torch.export.Dim("tokens", min=1), torch.export.Dim("keys", min=1)
+    program = torch.export.export(
+        Attention(), operands, dynamic_shapes={"operands": ({2: tokens}, {2: keys}, {2: keys})}
+    )
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.scaled_dot_product_attention.default" in called
+    assert not any("softmaxkit" in name for name in called)
 
 
 @pytest.mark.parametrize("asked", ["none", "torch"])

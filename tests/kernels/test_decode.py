@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
-from softmaxkit import ConSmax, Exaq, KeyValueCache
+from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, Softermax
 from softmaxkit.kernels import attention, backends
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
@@ -79,10 +79,14 @@ def weights_of(spec: Any, scores: Tensor, attended: Tensor, error: Tensor) -> tu
         return middle, low, high
     hidden = scores.masked_fill(~attended, -math.inf)
     distance = hidden - hidden.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-    step = -CLIP / (2**spec.bits - 1)
     widest = error.amax(-1, keepdim=True) + error  # the maximum errs, too
-    distances = (distance + change for change in (-widest, 0.0, widest))
-    low, middle, high = ((shifted.clamp(CLIP, 0) / step).round().mul(step).exp() * attended for shifted in distances)
+    distances = ((distance + change).clamp(max=0) for change in (-widest, 0.0, widest))
+    if isinstance(spec, Exaq):
+        step = -CLIP / (2**spec.bits - 1)
+        distances = ((shifted.clamp(min=CLIP) / step).round().mul(step) for shifted in distances)
+    else:
+        distances = (shifted * math.log(spec.base) for shifted in distances)
+    low, middle, high = (shifted.exp() * attended for shifted in distances)
     return middle, low, high
 
 
@@ -103,10 +107,11 @@ def bound_of(spec: Any, operands: list[Tensor], attended: Tensor) -> tuple[Tenso
     sizes = value.abs().amax(-1)[:, :, None]
     largest = max_pool1d((high * sizes).flatten(0, 2), 2 * BLOCK - 1, 1, BLOCK - 1).view_as(high)
     rounding = largest.sum(-1, keepdim=True) / INTEGER / 2
-    total, least = (x.sum(-1, keepdim=True) if isinstance(spec, Exaq) else torch.ones(1) for x in (middle, low))
+    normalised = not isinstance(spec, ConSmax)
+    total, least = (x.sum(-1, keepdim=True) if normalised else torch.ones(1) for x in (middle, low))
     result = (middle @ value / total).nan_to_num(nan=0.0)
     change = (high - low) @ value.abs() + rounding * 1.001 + FLOAT * high @ value.abs()
-    if isinstance(spec, Exaq):
+    if normalised:
         change = change + result.abs() * (high - low).sum(-1, keepdim=True)
     return result, (change / least).nan_to_num(nan=0.0)
 
@@ -114,7 +119,9 @@ def bound_of(spec: Any, operands: list[Tensor], attended: Tensor) -> tuple[Tenso
 def call_of(spec: Any) -> AttentionCall:
     if isinstance(spec, ConSmax):
         return AttentionCall.by_exponential(torch.tensor(7.0), 1e6)
-    return AttentionCall.by_levels(CLIP, spec.exponentials(CLIP))
+    if isinstance(spec, Exaq):
+        return AttentionCall.by_levels(CLIP, spec.exponentials(CLIP))
+    return AttentionCall.by_softmax(spec.base)
 
 
 def attend(operands: list[Any], case: Case, spec: Any, attended: Tensor | None = None) -> Tensor:
@@ -128,7 +135,7 @@ def test_results_over_codes_are_within_the_bound(case: Case, bits: int, build: s
     query, key, value = case.tensors()
     cached = [encode(x, bits) for x in (key, value)]
     dequantised = [query, *(x.decoded(torch.float32) for x in cached)]
-    for spec in (ConSmax(), Exaq(bits=2), Exaq(bits=3), Exaq(bits=4)):
+    for spec in (ConSmax(), Exaq(bits=2), Exaq(bits=3), Exaq(bits=4), Exact(), Softermax()):
         expected, bound = bound_of(spec, dequantised, case.attended())
         error = (attend([query, *cached], case, spec) - expected).abs()
         assert (error <= bound + 1e-7).all()
@@ -162,7 +169,7 @@ def test_keys_with_a_centre(bits: int, build: str) -> None:
     dequantised = [query, *(x.decoded(torch.float32) for x in cached)]
     uncentred = encode(key, bits).decoded(torch.float32)
     assert (dequantised[1] - key).square().mean() < (uncentred - key).square().mean()
-    for spec in (ConSmax(), Exaq()):
+    for spec in (ConSmax(), Exaq(), Softermax()):
         expected, bound = bound_of(spec, dequantised, case.attended())
         assert ((attend([query, *cached], case, spec) - expected).abs() <= bound + 1e-7).all()
     wrong = [dataclasses.replace(cached[0], centre=centre * 1.1), cached[1]]
@@ -187,7 +194,7 @@ def test_infinite_values_do_not_reach_a_query_that_attends_to_none(dtype: torch.
     value[:, :, 1100] = math.inf
     attended = torch.ones(1, 1, 2, 1300, dtype=torch.bool)
     attended[:, :, 0] = False
-    for spec in (ConSmax(), Exaq()):
+    for spec in (ConSmax(), Exaq(), Softermax()):
         result = attend([query, key, value], case, spec, attended)
         assert (result[:, :, 0] == 0).all()
         assert (result[:, :, 1] == math.inf).all()
@@ -220,7 +227,7 @@ def test_hidden_tokens_are_not_read(kind: str, where: str, build: str) -> None:
         hidden[..., 1024:2048] = True
     if where == "all":
         hidden[1] = True
-    for spec in (ConSmax(), Exaq()):
+    for spec in (ConSmax(), Exaq(), Softermax()):
         results = []
         for poison in (False, True):
             operands = [operand(kind, tokens, hidden & poison) for tokens in (key, value)]
@@ -240,7 +247,7 @@ def test_lengths_equal_a_mask_in_the_kernel(kind: str, build: str) -> None:
     operands = [operand(kind, tokens, hidden) for tokens in (key, value)]
     cast_query = query.to(operands[0].dtype) if isinstance(operands[0], Tensor) else query
     some = torch.rand(4, 1, 2, 2100, generator=torch.Generator().manual_seed(1)) < 0.6
-    for spec in (ConSmax(), Exaq()):
+    for spec in (ConSmax(), Exaq(), Softermax()):
         call = call_of(spec)
         for mask in (None, some):
             result = kernels.attend(cast_query, *operands, call, mask, lengths=lengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from softmaxkit.kernels.backends import backend_name, has_tiles
 from softmaxkit.models import fused_layers
 
 TOKENS = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
+MANY = TOKENS.repeat(1, 2)
 FIRST = "transformer.h.0.attn"
 NATIVE = backend_name() != "torch"
-UNFUSED = "it multiplies float32 in bfloat16" if has_tiles() else "{} has no fused attention"
-"""Why softmax to a base does not run fused in float32: with AMX there would be a kernel, for bfloat16."""
+BY_TORCH = "it multiplies float32 in bfloat16" if has_tiles() else "torch's scaled_dot_product_attention is this method"
+"""Why no kernel runs softmax of many queries in float32: with AMX there would be one, for bfloat16."""
 
 
 def reasons(choice: Any) -> str:
@@ -28,10 +30,10 @@ def reasons(choice: Any) -> str:
 def test_every_layer_is_reported() -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=2), mode="fused", clip=-4.0)
     softmaxkit.apply(model, Softermax(), layers=[1], mode="fused")
-    choices = fused_layers(model)
+    choices = fused_layers(model, MANY)
     assert list(choices) == ["transformer.h.0.attn", "transformer.h.1.attn"]
     assert choices["transformer.h.0.attn"].native == NATIVE
-    assert UNFUSED.format("Softermax") in reasons(choices["transformer.h.1.attn"])
+    assert BY_TORCH in reasons(choices["transformer.h.1.attn"])
     softmaxkit.set_mode(model, "integer")
     assert "the integers of the hardware are computed row by row" in reasons(fused_layers(model)[FIRST])
     softmaxkit.set_mode(model, "float")
@@ -53,27 +55,39 @@ def test_the_report_needs_a_method() -> None:
         fused_layers(tiny_model("gpt2"))
 
 
-@pytest.mark.parametrize(
-    ("spec", "grad", "message"),
-    [
-        (Exact(), False, f"runs Exact in float here: {UNFUSED.format('Exact')}"),
-        (Softermax(), True, f"runs Softermax in float here: {UNFUSED.format('Softermax')}"),
-        (ConSmax(), True, "runs ConSmax in float here: gradients are enabled"),
-    ],
-)
-def test_fused_that_falls_back_to_float_warns_once(spec: Any, grad: bool, message: str) -> None:
+@pytest.mark.parametrize("spec", [Exact(), ConSmax()], ids=["exact", "consmax"])
+def test_fused_that_falls_back_to_float_warns_once(spec: Any) -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), spec)
     softmaxkit.set_mode(model, "fused")
-    with torch.set_grad_enabled(grad), warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(3):
             model(TOKENS)
     messages = [str(warning.message) for warning in caught if "fused" in str(warning.message)]
     assert len(messages) == 1
-    assert message in messages[0]
+    assert f"runs {spec.title} in float here: gradients are enabled" in messages[0]
     softmaxkit.set_mode(model, "fused")  # setting the mode again repeats the warning
-    with torch.set_grad_enabled(grad), pytest.warns(UserWarning, match="in float here"):
+    with pytest.warns(UserWarning, match="in float here"):
         model(TOKENS)
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax()], ids=["exact", "softermax"])
+@torch.no_grad()
+def test_softmax_generates_from_codes_and_reads_prompts_by_torch(spec: Any) -> None:
+    model = softmaxkit.apply(tiny_model("llama"), spec)
+    plain = model(MANY).logits
+    softmaxkit.set_mode(model, "fused")
+    cache = softmaxkit.QuantisedCache(model.config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prompt = model(MANY[:, :-1], cache=cache).logits
+        choices = fused_layers(model, {"input_ids": MANY[:, -1:], "cache": deepcopy(cache)})
+        token = model(MANY[:, -1:], cache=cache).logits
+    assert all(choice.native == NATIVE for choice in choices.values())
+    assert all(BY_TORCH in reasons(choice) for choice in fused_layers(model, MANY).values())
+    assert (prompt - plain[:, :-1]).abs().max() <= 1e-5 * plain.abs().max()
+    error, size = (x.square().mean().sqrt() for x in (token - plain[:, -1:], plain))
+    assert 0 < error <= 0.02 * size  # keys and values in 8 bits
 
 
 def test_gradient_checkpointing_computes_both_passes_in_float() -> None:

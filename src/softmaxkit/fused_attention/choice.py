@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall, reasons_against_bfloat16
-from softmaxkit.kernels.backends import Choice, has_tiles, is_in_graph, memory_reasons, only_torch, pick, runs_on_gpu
+from softmaxkit.kernels.attention import AttentionCall, has_softmax_kernel, reasons_against_softmax
+from softmaxkit.kernels.backends import Choice, is_in_graph, memory_reasons, only_torch, pick, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.native_attention import reason_against_8_bits
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -54,8 +54,10 @@ def choose(
         )
     call = with_numbers or module.attention_call()
     if call is None and module.softmax_base is not None:
-        may_be_softmax = runs_on_gpu(query.device) if isinstance(key, Cached) else may_use_tiles(query)
-        call = AttentionCall.by_softmax(module.softmax_base) if may_be_softmax else None
+        if not has_softmax_kernel(query, key):
+            by_torch = runs_on_gpu(query.device) or not native_reasons
+            return None, only_torch(query.device, *([IS_TORCHS_OWN] if by_torch else native_reasons))
+        call = AttentionCall.by_softmax(module.softmax_base)
     if call is None:
         return None, only_torch(query.device, f"{module.spec.title} has no fused attention for this form")
     if bias is not None and not is_in_graph():
@@ -79,18 +81,13 @@ def choose(
         elif trained and not native_reasons:
             against.append("its kernel has no gradient, and a tensor requires one")
         if call.base and isinstance(key, Tensor):
-            return [*against, *reasons_against_bfloat16(query, key), *native_reasons]
+            return [*against, *(native_reasons or reasons_against_softmax(query, key))]
         if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
             against.append(f"a scale of {scale:g} exceeds {LARGEST_SCALE:g} / sqrt(channels), too coarse in 8 bits")
         return [*against, *native_reasons]
 
     tensors = [x for x in (query, key, value) if isinstance(x, Tensor)]
     return call, pick(call, *tensors, more=more)
-
-
-def may_use_tiles(query: Tensor) -> bool:
-    """Return whether a kernel of this package could run exact softmax attention on such queries."""
-    return query.device.type == "cpu" and has_tiles()
 
 
 def choice_for_values(

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choose, may_use_tiles
+from softmaxkit.fused_attention.choice import choose
 from softmaxkit.fused_attention.torch_attention import has_autocast, is_bias
 from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes, check_tensors
-from softmaxkit.kernels.backends import Choice, is_in_graph, only_torch
+from softmaxkit.kernels.backends import Choice, is_in_graph
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import attended_by, expand_mask
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -78,12 +78,8 @@ def prepare(
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     factor = attention_scale(query, scale)
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
-    call: AttentionCall | None
-    if mode == "float" and module.softmax_base is not None and not may_use_tiles(query):
-        call, choice = None, only_torch(query.device, IS_TORCHS_OWN)
-    else:
-        with_numbers = attention_call_with(module, parameters) if mode == "float" else None
-        call, choice = choose(module, query, key, value, bias, dropout_p, factor, with_numbers)
+    with_numbers = attention_call_with(module, parameters) if mode == "float" else None
+    call, choice = choose(module, query, key, value, bias, dropout_p, factor, with_numbers)
     return Prepared(query, key, value, mask, bias, factor, module, call, choice)
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import Support, has_tiles
+from softmaxkit.kernels.backends import Support, has_tiles, interprets, is_traced
 from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES
 from softmaxkit.kernels.rows import check_levels, check_offset
@@ -25,6 +25,11 @@ LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
 FEW = 12
 """Maximum queries per key head for which keys and values are not quantised: quantising them would take longer."""
+LEAST_READ = 1 << 19
+"""Minimum numbers of keys, counted again for every head that shares them, for which softmax attention of a few queries
+runs by a kernel: torch's own takes less time to call, but more for bfloat16 and for shared keys."""
+LEAST_READ_IN_FLOAT32 = 1 << 22
+"""The same for float32 keys that no heads share, which torch reads about as fast while they fit the caches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +81,7 @@ class AttentionCall:
 
     @classmethod
     def by_softmax(cls, base: float) -> Self:
-        """Use softmax to a base: by Triton for a few queries over an 8-bit cache, by AMX for many queries."""
+        """Use softmax to a base: for a few queries, on GPUs over a cache of codes only, and by AMX for many queries."""
         return cls(base=base)
 
     kernel: ClassVar[str] = "attention"
@@ -84,7 +89,7 @@ class AttentionCall:
     def support(self, kind: str) -> Support | None:
         """Return what the kernels support: gradients on GPUs only, and FlexAttention only exponentials."""
         if kind == "native":
-            return None if self.base and not has_tiles() else Support(tuple(DTYPES), traceable=True)
+            return Support(tuple(DTYPES), traceable=True)
         return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
 
     @staticmethod
@@ -134,16 +139,31 @@ def are_few(query: Tensor, keys: Tensor | Cached) -> bool:
     return query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
 
 
-def reasons_against_bfloat16(query: Tensor, key: Tensor) -> list[str]:
-    """Return the reasons why softmax attention does not use the kernel with bfloat16 products."""
-    reasons = []
-    if query.dtype == torch.float32 and float32_precision() != "medium":
-        reasons.append(
-            "it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would permit"
-        )
+def has_softmax_kernel(query: Tensor, key: Tensor | Cached) -> bool:
+    """Return whether a kernel of this package could run softmax attention of these queries.
+
+    An exported program or a trace keeps torch's own operator, which runs without this package.
+    """
+    if isinstance(key, Cached):
+        return True
+    if query.device.type != "cpu" or interprets() or torch.compiler.is_exporting() or is_traced():
+        return False
+    return has_tiles() or are_few(query, key)
+
+
+def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
+    """Return the reasons why softmax attention runs as torch's own, which is as fast or more precise."""
     if are_few(query, key):
-        reasons.append(f"for up to {FEW} queries per key head, torch's own attention is as good")
-    return reasons
+        is_slow = query.dtype == torch.bfloat16 or query.shape[1] > key.shape[1]
+        least = LEAST_READ if is_slow else LEAST_READ_IN_FLOAT32
+        batch, heads = query.shape[:2]
+        keys, channels = key.shape[2:]
+        if batch * heads * keys * channels < least:
+            return [f"torch's own attention is faster until it reads {least:,} numbers of keys, again for every head"]
+        return []
+    if query.dtype == torch.float32 and float32_precision() != "medium":
+        return ["it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would permit"]
+    return []
 
 
 def float32_precision() -> str | None:

@@ -13,7 +13,8 @@ products, a cache as codes. With AVX-512 all products with codes are integer pro
 relative to its largest channel, and the products of weights and value steps to 16 bits relative to the largest of 128
 keys.
 
-Softmax to any base, with AMX only: bfloat16 products and float32 sums, like torch's own attention in bfloat16.
+Softmax to any base: for a few queries as above; for many with AMX only, by bfloat16 products and float32 sums, like
+torch's own attention in bfloat16.
 """
 
 from __future__ import annotations
@@ -87,18 +88,19 @@ def attend(
         (batch, heads, queries, value channels), in the dtype of the query; zeros for a fully masked query.
 
     Raises:
-        RuntimeError: no native kernels run here, or none for softmax, see `softmaxkit.kernels.backends`.
+        RuntimeError: no native kernels run here, or none for softmax of many queries, see
+            `softmaxkit.kernels.backends`.
         TypeError: a dtype or device is not supported, or the mask is not boolean.
         ValueError: the shapes do not match, or lengths are passed with many queries.
         FloatingPointError: an input is NaN or infinite, or, for softmax, a score or a result.
         TooCoarseError: the error of 8-bit products would be too large, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale, kernels or loaded())
-    if lengths is not None and (call.base or not operands.are_few):
+    if lengths is not None and not operands.are_few:
         raise ValueError(f"lengths are accepted for up to {FEW} queries per key head; pass a mask for more")
     if lengths is not None and lengths.shape != query.shape[:1]:
         raise ValueError(f"lengths must be ({query.shape[0]},), one for each sequence, got {tuple(lengths.shape)}")
-    if call.base:
+    if call.base and not operands.are_few:
         return operands.softmax(call.base)
     offsets = call.offsets(query.shape[1])
     return operands.few(call, offsets, lengths) if operands.are_few else operands.many(call, offsets)
@@ -203,16 +205,20 @@ class _Operands:
         return bool(reached.finite)
 
     def softmax(self, base: float) -> Tensor:
-        """Run the softmax kernel."""
+        """Run the softmax kernel for many queries."""
         kernel = getattr(self.kernels, f"softmax_attention_{DTYPES[self.dtype]}", None)
         if kernel is None:
-            raise RuntimeError(f"softmax attention has a native kernel for AMX only, which {VARIABLE}=amx selects")
+            raise RuntimeError(
+                f"softmax attention of more than {FEW} queries per key head has a native kernel for AMX only, which "
+                f"{VARIABLE}=amx selects"
+            )
         self.query = self.query.to(self.dtype)
         return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel for a few queries."""
-        normalisation = self.kernels.Normalisation(call.clip, list(call.exponentials), address(offsets), call.log_limit)
+        numbers = call.clip, list(call.exponentials), address(offsets), call.log_limit
+        normalisation = self.kernels.Normalisation(*numbers, math.log2(call.base) if call.base else 0.0)
         kernel = getattr(self.kernels, f"decode_{self.kind}")
         shifts = None if self.shifts is None else (self.shifts * self.scale).contiguous()
         steps = [*(address(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]

@@ -15,7 +15,7 @@ except ImportError:  # transformers before 5.1 passes output_attentions to every
     output_capturing = None  # type: ignore[assignment]
 
 from softmaxkit.fused_attention.call import fused
-from softmaxkit.fused_attention.choice import IS_TORCHS_OWN, choice_for_values, choose
+from softmaxkit.fused_attention.choice import choice_for_values, choose
 from softmaxkit.fused_attention.prepared import autocast
 from softmaxkit.fused_attention.torch_attention import scaled_dot_product
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
@@ -76,21 +76,19 @@ def fused_output(
     if method.mode != "integer":
         operands = autocast(*operands)
     watcher = _choice_watcher.get()
-    base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
-    if base is not None and method.mode != "integer" and runs_on_gpu(query.device) and not reasons:
-        if watcher is not None:
-            watcher(attention, only_torch(query.device, IS_TORCHS_OWN))
-        return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
     against_native = _reasons_against_native(attention, method.mode)
     call, choice = choose(method, *operands, dropout_p=dropout, scale=scaling, native_reasons=against_native)
-    if call is not None and reasons:  # if the method has no fused kernel at all, that reason comes first
-        choice = only_torch(query.device, *reasons)
+    if reasons and (call is not None or method.softmax_base is not None):
+        choice = only_torch(query.device, *reasons)  # if the method has no fused attention at all, that comes first
     if watcher is not None:
         watcher(attention, choice_for_values(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
-    warns = method.mode == "fused" or _is_float_on_gpu(method, query)
-    if warns and watcher is None and not torch.compiler.is_compiling():
+    base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
+    on_gpu = _is_float_on_gpu(method, query)
+    if base is not None and not reasons and (on_gpu or not against_native):
+        return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
+    if (on_gpu or method.mode == "fused") and watcher is None and not torch.compiler.is_compiling():
         fallback = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs in plain torch here"
         warn_once(
             f"{fallback.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "
