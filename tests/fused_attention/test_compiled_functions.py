@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import softmaxkit
-from softmaxkit import ConSmax, Exaq, Index, KeyValueCache, Spec
+from softmaxkit import ConSmax, Exact, Exaq, Index, KeyValueCache, Spec
+from softmaxkit.kernels.backends import native
 from softmaxkit.methods.base.numbers import MISSES_FLOATS
 
 HEADS = 4
@@ -192,3 +193,23 @@ def test_gradients_of_learned_tensors_over_a_cache_of_codes() -> None:
     # The output is proportional to exp(-beta) / gamma, since no probability is clamped.
     for gradient, factor in zip(torch.autograd.grad(output.sum(), (beta, gamma)), (-1.0, -1 / 400), strict=True):
         assert torch.allclose(gradient, output.sum() * factor, rtol=1e-4)
+
+
+@pytest.mark.skipif(native() is None, reason="the native kernels are not built")
+def test_softmax_compiles_to_the_kernel_and_is_exported_as_torchs_own_operator() -> None:
+    spec = Exact()
+
+    class Attention(torch.nn.Module):
+        def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+            return softmaxkit.attention(query, tokens, tokens, spec)
+
+    tokens = torch.randn(1, 8, 1024, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    query = tokens[:, :, :5].contiguous()
+    assert softmaxkit.explain(spec, query, tokens, tokens).native
+    if not MISSES_FLOATS:  # Dynamo of torch 2.9 says of every graph that it will be exported
+        assert torch.equal(in_one_graph(Attention())(query, tokens), Attention()(query, tokens))
+    dynamic = {"query": {2: torch.export.Dim("queries")}, "tokens": {2: torch.export.Dim("keys")}}
+    program = torch.export.export(Attention(), (query, tokens), dynamic_shapes=dynamic)
+    called = " ".join(str(node.target) for node in program.graph.nodes)
+    assert "aten.scaled_dot_product_attention" in called
+    assert "softmaxkit" not in called

@@ -84,27 +84,6 @@ def test_softmax_of_a_few_queries_runs_natively_over_many_keys(dtype: torch.dtyp
         assert softmaxkit.explain(spec, learned, *many[1:]).backend == "torch"
 
 
-@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
-def test_softmax_compiles_to_the_kernel_and_is_exported_as_torchs_own_operator() -> None:
-    spec = Exact()
-
-    class Attention(torch.nn.Module):
-        def forward(self, *operands: torch.Tensor) -> torch.Tensor:
-            return softmaxkit.attention(*operands, spec)
-
-    operands = tuple(decoding(torch.bfloat16, 1024))
-    compiled = torch.compile(Attention(), backend="eager", fullgraph=True)
-    assert torch.equal(compiled(*operands), Attention()(*operands))
-    operands = (operands[0].repeat(1, 1, 5, 1), *operands[1:])
-    tokens, keys = torch.export.Dim("tokens", min=1), torch.export.Dim("keys", min=1)
-    program = torch.export.export(
-        Attention(), operands, dynamic_shapes={"operands": ({2: tokens}, {2: keys}, {2: keys})}
-    )
-    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert "aten.scaled_dot_product_attention.default" in called
-    assert not any("softmaxkit" in name for name in called)
-
-
 @pytest.mark.parametrize("asked", ["none", "torch"])
 def test_the_environment_asks_for_torch(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(builds.VARIABLE, asked)
