@@ -152,8 +152,8 @@ class KeyValueCache:
     ) -> Tensor:
         """Compute attention of queries to all tokens, like `softmaxkit.attention` with `enable_gqa`.
 
-        A few queries read the codes directly: on the CPU with EXAQ or ConSmax; on CUDA with every method that has an
-        attention kernel or is softmax to some base. All else reads the dequantised tensors. On the CPU, kernels skip
+        A few queries read the codes directly, with every method that has an attention kernel or is softmax to some
+        base. All else reads the dequantised tensors. On the CPU, kernels skip
         tokens that a mask or `lengths` hides at either end of a sequence, and any 1,024 tokens that are all hidden.
 
         Args:

@@ -31,9 +31,10 @@ def attention(
 ) -> Tensor:
     """Compute attention with a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
-    Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. Where AMX is
-    faster (`softmaxkit.kernels.trial`) or selected, its kernels run instead, for bfloat16, and for float32 if torch may
-    compute matrix products in bfloat16 ("medium" precision).
+    Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. On the CPU, a
+    few queries over many keys run in a kernel instead, with products and sums in float32. So do many queries where AMX
+    is faster (`softmaxkit.kernels.trial`) or selected, for bfloat16, and for float32 if torch may compute matrix
+    products in bfloat16 ("medium" precision).
 
     EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32
     and bfloat16 without gradients, with 8-bit products for many queries and in float32 for a few, as in generation.

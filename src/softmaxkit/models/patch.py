@@ -198,9 +198,10 @@ def set_mode(model: nn.Module, mode: str) -> None:
             "float": the method's mathematics in floating point, differentiable; on a GPU also in fused kernels.
             "integer": scores are rounded to the spec's codes, and the probabilities are exactly those of the hardware.
                 A method with required calibration must be calibrated first.
-            "fused": inference on the CPU; EXAQ and ConSmax run through `softmaxkit.attention`, with 8-bit products,
-                unless something needs the probabilities. Otherwise, and for the other methods, it computes as "float"
-                and one warning gives the reason. `softmaxkit.models.fused_layers` lists the back end of each layer.
+            "fused": inference on the CPU; EXAQ and ConSmax run through `softmaxkit.attention`, with 8-bit products, and
+                softmax to a base by torch's attention or a kernel, unless something needs the probabilities. Otherwise,
+                and for the other methods, it computes as "float" and one warning gives the reason.
+                `softmaxkit.models.fused_layers` lists the back end of each layer.
 
     Raises:
         ValueError: there is no such mode, the model has no method, or its attention function was changed after

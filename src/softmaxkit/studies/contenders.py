@@ -172,7 +172,7 @@ def attention_contenders(
         numbers = spec.sample_parameters(keys, SPREAD)
         figures = make_result(spec, "float")
         contenders.append(contender(figures, partial(attend, *own, spec, **numbers), spec))
-        for bits, cache in caches.items() if not spec.is_baseline else ():
+        for bits, cache in caches.items():
             cached = partial(cache.attention, own[0], spec, **numbers)
             contenders.append(contender({**figures, "storage": f"{bits}-bit cache"}, cached, spec))
     return contenders

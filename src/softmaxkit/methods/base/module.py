@@ -28,9 +28,9 @@ class SoftmaxModule(Calibrated, ABC):
 
     "float" mode computes the differentiable form of the method. "integer" mode computes exactly the integers of
     `Spec.golden`; its gradient is that of the float form, and zero where scores or results saturate (straight-through).
-    "fused" mode is the float form too, but attention layers run it through `softmaxkit.attention` where possible, with
-    8-bit products and without materialising the probabilities. Computation is in float32, or in float64 for float64
-    scores; the result has the dtype of the scores.
+    "fused" mode is the float form too, but attention layers run it as `softmaxkit.attention` does where possible,
+    without materialising the probabilities, and except for softmax with 8-bit products. Computation is in float32, or
+    in float64 for float64 scores; the result has the dtype of the scores.
 
     Args:
         spec: the spec.
