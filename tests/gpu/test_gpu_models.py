@@ -115,6 +115,12 @@ def test_what_goes_through_torch_warns_once(spec: Spec, how: dict[str, Any], rea
     assert reason in messages[0]
 
 
+def test_softmax_trains_by_torchs_own_attention_in_mode_fused_too(device: torch.device, launches: list[str]) -> None:
+    model = softmaxkit.apply(tiny_model("llama").to(device), Exact(), mode="fused").train()
+    model(TOKENS.to(device)).logits.sum().backward()
+    assert launches == ["scaled_dot_product"] * 2
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_kernels_run_under_autocast(kind: str, device: torch.device, launches: list[str]) -> None:
     """Rotary embeddings leave queries and keys in float32, and values come in bfloat16."""

@@ -85,10 +85,11 @@ def fused_output(
     if call is not None and choice.kernel:
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
     base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
-    on_gpu = _is_float_on_gpu(method, query)
-    if base is not None and not reasons and (on_gpu or not against_native):
+    runs_anywhere = runs_on_gpu(query.device) and method.mode != "integer"
+    if base is not None and not reasons and (runs_anywhere or not against_native):
         return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
-    if (on_gpu or method.mode == "fused") and watcher is None and not torch.compiler.is_compiling():
+    warns = method.mode == "fused" or _is_float_on_gpu(method, query)
+    if warns and watcher is None and not torch.compiler.is_compiling():
         fallback = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs in plain torch here"
         warn_once(
             f"{fallback.format(method.spec.title)}: {'; '.join(choice.reasons(query.device))}. "
