@@ -211,6 +211,16 @@ def test_calibration_without_a_method_or_batches() -> None:
         model(TOKENS[0])
 
 
+@pytest.mark.parametrize("run", [softmaxkit.calibrate, convert])
+def test_batches_that_nothing_observes_are_checked(run: Any) -> None:
+    model = softmaxkit.apply(tiny_model("gpt2"), Exact())
+    with pytest.raises(ValueError, match="there are no batches"):
+        run(model, iter([]))
+    with pytest.raises(TypeError, match=r"batches must be token ids \(batch, length\)"):
+        run(model, TOKENS[0])
+    assert run(model, TOKENS) is model
+
+
 def test_a_failed_calibration_changes_nothing() -> None:
     model = softmaxkit.apply(tiny_model("gpt2"), Exaq(bits=3), clip=-5.0)
     before = {name: module.calibration for name, module in layers(model).items()}

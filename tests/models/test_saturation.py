@@ -131,7 +131,7 @@ def test_the_percentage_covers_all_batches() -> None:
     assert percents(model)[0] > 0
 
 
-@pytest.mark.parametrize("spec", [Softermax(), Exaq()])
+@pytest.mark.parametrize("spec", [Softermax(), Exaq(), Exact()])
 def test_no_batches_are_refused(spec: Any) -> None:
     model = softmaxkit.apply(wide_model(), spec)
     used = iter(TOKENS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -103,7 +104,7 @@ def observe(
     counted = {model.get_submodule(name): counts for name, counts in (magnitudes or {}).items()}
     observing = {name: calibrator for name, calibrator in calibrators.items() if calibrator is not None}
     if not observing and not counted:
-        return {}
+        batches = islice(batches, 1)  # enough to refuse what is not a calibration set
 
     def count(attention: nn.Module, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         if attention in counted:
