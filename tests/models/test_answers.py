@@ -71,6 +71,7 @@ def test_squad_and_json_lines_give_equal_examples(tmp_path: Path) -> None:
         ({"question": "?", "context": "abc", "answers": "b"}, "a question needs question, context and answers"),
         ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": ["1"]}}, "at character '1'"),
         ({"question": "?", "context": "abc", "answers": {"text": ["a"], "answer_start": [-3]}}, "at character -3"),
+        ({"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": [True]}}, "at character True"),
         ({"question": "?", "context": "abc", "answers": {"text": None}}, "lists of equal length"),
         (
             {"question": "?", "context": "abc", "answers": {"text": ["b"], "answer_start": []}},

@@ -158,6 +158,12 @@ def generated(method: str, pipeline: str) -> dict[str, Any]:
     return {"method": method, "pipeline": pipeline, "context": 1024, "spec": {}, **cycles}
 
 
+def curve(method: str, loss: float) -> dict[str, Any]:
+    training = {"held_out_step": [3_000, 10_000], "held_out_loss_nats": [loss, loss]}
+    run = {"method": method, "mode": "float", "trained_steps": 10_000, "seed": 0}
+    return {**run, "series": {"training": training}}
+
+
 MADE_UP = {
     "silicon/sky130.json": [
         unit("exact", "three-pass", 1000.0, 1000.0),
@@ -300,6 +306,12 @@ def test_a_record_that_cannot_be_read_is_refused(folder: Path, content: Any, mes
         ("online-2", [{}], r"the figure 'error_max' is missing"),
         ("online-2", [{}, {}], r"expected one result, found 2"),
         ("online-2", [{"error_max": None}], r"a figure is not of the expected kind \(.*\)"),
+        ("online-2", [{"error_max": False}], r"the figure error_max must be a number, got False"),
+        (
+            "consmax-2",
+            [curve("exact", 1.5), curve("consmax", True)],
+            r"the figure held_out_loss_nats must be a number, got True",
+        ),
         ("consmax-6", [generated("consmax", "x")], r"no result has method 'consmax', pipeline 'element', .*"),
         ("consmax-2", [{"method": "exact", "mode": "float", "trained_steps": 10_000}], r"the figure 'seed' is missing"),
         (

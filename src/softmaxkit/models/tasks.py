@@ -186,7 +186,7 @@ def _question(row: Mapping[str, Any], where: str) -> Example:
     if not (isinstance(texts, list | tuple) and isinstance(starts, list | tuple) and len(texts) == len(starts)):
         raise ValueError(f"{where}: answers must have text and answer_start, lists of equal length, got {answers}")
     for text, start in zip(texts, starts, strict=True):
-        if not (isinstance(text, str) and isinstance(start, int) and start >= 0 and context.startswith(text, start)):
+        if not (isinstance(text, str) and type(start) is int and start >= 0 and context.startswith(text, start)):
             raise ValueError(f"{where}: the answer {text!r} is not at character {start!r} of its context")
     return Example(question, context, Answers(tuple(texts), tuple(starts)))
 

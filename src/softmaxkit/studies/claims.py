@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -62,9 +63,26 @@ def judge_claims(methods: Iterable[str], folder: Path, command: Sequence[str]) -
     return make_record(command, 0, {"records": str(folder)}, results)
 
 
+class _Figures(dict[str, Any]):
+    """A result, or a part of one, in which no figure is a truth value, which Python counts as 0 or 1.
+
+    Settings may be truth values; judges select by them with `get`.
+    """
+
+    def __getitem__(self, name: str) -> Any:
+        figure = super().__getitem__(name)
+        for value in figure if isinstance(figure, list) else [figure]:
+            if isinstance(value, bool):
+                raise Unfit(f"the figure {name} must be a number, got {value}")
+        return figure
+
+
 def _read(path: Path) -> Record | None:
-    """Return a record; None if the file does not exist."""
-    return read_record(path) if path.exists() else None
+    """Return a record, with its results as `_Figures`; None if the file does not exist."""
+    if not path.exists():
+        return None
+    record = read_record(path)
+    return {**record, "results": json.loads(json.dumps(record["results"]), object_hook=_Figures)}
 
 
 def _judge(claim: Claim, records: dict[str, Record | None], folder: Path) -> Finding:
