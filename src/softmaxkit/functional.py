@@ -33,7 +33,8 @@ def softmax(
         Probabilities with the type, shape and dtype of the scores; differentiable for tensors.
 
     Raises:
-        ValueError: the mask does not broadcast, or a required parameter (EXAQ's clip) is missing.
+        ValueError: the mask does not broadcast or is on another device, or a required parameter (EXAQ's clip) is
+            missing.
         IndexError: there is no such dimension.
         TypeError: the scores are not floating-point, the mask is a number, the dimension is not an integer, or the
             method has no such parameter.

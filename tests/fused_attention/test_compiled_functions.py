@@ -146,6 +146,17 @@ def test_changing_numbers_and_sizes(function: Any) -> None:
         assert torch.equal(compiled(x, clip), function(spec, clip=clip)(x))
 
 
+@pytest.mark.parametrize("name", ["scale", "dropout_p"])
+def test_changing_arguments_of_attention(name: str) -> None:
+    spec = Exaq(bits=3)
+    compiled = in_one_graph(lambda x, number: attention(spec, clip=-5.0, **{name: number})(x), dynamic=True)
+    for number in (0.5, 0.25, 0.125):
+        torch.manual_seed(0)
+        result = compiled(X, number)
+        torch.manual_seed(0)
+        assert torch.equal(result, attention(spec, clip=-5.0, **{name: number})(X))
+
+
 @both
 def test_changing_specs(function: Any) -> None:
     specs: list[tuple[Spec, dict[str, Any]]] = [(Exaq(bits=bits), {"clip": -5.0}) for bits in (2, 3)]  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 from itertools import product
 from typing import Any
@@ -17,6 +18,8 @@ from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.cache import KeyValueCache
 from softmaxkit.kernels import backends
 from softmaxkit.methods.base.numbers import module_for
+
+FLAGS = ("is_causal", "enable_gqa")
 
 
 def parameters_of(spec: Any) -> dict[str, Any]:
@@ -209,12 +212,40 @@ def test_invalid_arguments_are_rejected() -> None:
     for spec, mode, wrong in product((Exact(), Exaq()), ("float", "integer"), (-0.5, 1.5, math.nan)):
         with pytest.raises(ValueError, match=f"dropout_p must be a probability from 0 to 1, got {wrong}"):
             softmaxkit.attention(query, query, query, spec, dropout_p=wrong, mode=mode, **parameters_of(spec))
+    for spec, mode, wrong in product((Exact(), Exaq()), ("float", "integer"), ("a", None, [0.1], 1j)):
+        with pytest.raises(TypeError, match=f"dropout_p must be a number from 0 to 1, got {re.escape(repr(wrong))}"):
+            softmaxkit.attention(query, query, query, spec, dropout_p=wrong, mode=mode, **parameters_of(spec))  # type: ignore[arg-type]
+    for spec, mode, name, other in product((Exact(), Exaq()), ("float", "integer"), FLAGS, (None, 1, "yes")):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got {other!r}"):
+            softmaxkit.attention(query, query, query, spec, mode=mode, **{name: other}, **parameters_of(spec))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="enable_gqa must be True or False, got 1"):
+        softmaxkit.partial_attention(query, query, query, Exact(), enable_gqa=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="query must be a torch tensor, got None"):
+        softmaxkit.attention(None, key, value, Exact())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="key must be a torch tensor, got list"):
         softmaxkit.partial_attention(query, [0], value, Exact())  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="tensors must be a torch tensor, got list"):
         softmaxkit.explain(Exact(), [0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected a spec such as"):
         softmaxkit.attention(query, key, value, "exaq")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", ["float", "integer"])
+@pytest.mark.parametrize("spec", [Exact(), Softermax(), Exaq(), ConSmax()])
+def test_operands_that_torch_cannot_compute_with_are_refused(spec: Any, mode: str) -> None:
+    query, mask = inputs(1, 2, 20, 16)[0], random_mask(20, 20)
+    attend = partial(softmaxkit.attention, spec=spec, mode=mode, **parameters_of(spec))
+    narrow = query.to(torch.float8_e4m3fn)
+    with pytest.raises(TypeError, match="share a floating dtype of 16 bits or more, got torch"):
+        attend(narrow, narrow, narrow)
+    with pytest.raises(TypeError, match="floating of 16 bits or more, got torch"):
+        attend(query, query, query, attn_mask=torch.zeros(20, 20).to(torch.float8_e4m3fn))
+    for elsewhere in (mask.to("meta"), mask.float().to("meta")):
+        with pytest.raises(ValueError, match=r'attn_mask must be on .*, cpu, got meta; pass attn_mask\.to\("cpu"\)'):
+            attend(query, query, query, attn_mask=elsewhere)
+    cache = KeyValueCache(query, query)
+    with pytest.raises(ValueError, match="attn_mask must be on the device of what it masks, cpu, got meta"):
+        cache.attention(query[:, :, :1], spec, mask[:1].to("meta"), mode=mode, **parameters_of(spec))
 
 
 @pytest.mark.parametrize("spec", [Exact(), Exaq()], ids=["exact", "exaq"])

@@ -291,7 +291,13 @@ def test_invalid_input_is_refused_with_a_remedy() -> None:
     for mode in ("fused", ["float"], None):
         with pytest.raises(ValueError, match=r"mode must be 'float' or 'integer', got .*; 'fused' is a mode of"):
             softmaxkit.softmax(scores, BASELINE, mode=mode)  # type: ignore[arg-type]
-    for dim in (1.0, None, (0, 1)):
+    elsewhere = torch.ones(2, 3, dtype=torch.bool, device="meta")
+    for mode in ("float", "integer"):
+        with pytest.raises(ValueError, match=r'mask must be on .*, cpu, got meta; pass mask\.to\("cpu"\)'):
+            softmaxkit.softmax(scores, BASELINE, elsewhere, mode=mode)
+    with pytest.raises(TypeError, match="scores must be a torch tensor, got list"):
+        BASELINE.module()([[0.0]])
+    for dim in (1.0, None, True, (0, 1)):
         with pytest.raises(TypeError, match="dim must be an integer, got"):
             softmaxkit.softmax(scores, BASELINE, dim=dim)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no parameter 'other'"):

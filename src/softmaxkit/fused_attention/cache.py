@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.over_codes import attention_over_codes, check_queries, checked_lengths
 from softmaxkit.fused_attention.stores import KeyStore, Store
-from softmaxkit.kernels.attention import check_tensors
+from softmaxkit.kernels.attention import check_optional_tensors, check_tensors
 from softmaxkit.kernels.codes import Cached, check_bits, ordinary
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -172,7 +172,8 @@ class KeyValueCache:
         Raises:
             ValueError, TypeError: as in `attention`; invalid lengths; queries in another dtype or on another device.
         """
-        check_tensors(query=query, attn_mask=attn_mask, lengths=lengths)
+        check_tensors(query=query)
+        check_optional_tensors(attn_mask=attn_mask, lengths=lengths)
         check_queries(query, self._dtype, self._stores[0].held.device, "cache")
         check_spec(spec)
         spec.require(parameters, self.attention)

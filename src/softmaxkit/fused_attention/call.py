@@ -9,7 +9,7 @@ from torch import Tensor
 from softmaxkit.fused_attention.native import attend_natively
 from softmaxkit.fused_attention.prepared import prepare
 from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product
-from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.attention import AttentionCall, check_truth_values
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.numbers import normalise_with
@@ -62,15 +62,16 @@ def attention(
         (batch, heads, queries, value channels), in the dtype of the queries; zeros for a fully masked query.
 
     Raises:
-        ValueError: shapes or masks do not fit, `dropout_p` is not a probability, or a required parameter, such as
-            EXAQ's clip, is missing.
-        TypeError: dtypes do not fit, or the method has no such parameter.
+        ValueError: shapes, devices or masks do not fit, `dropout_p` is not a probability, or a required parameter, such
+            as EXAQ's clip, is missing.
+        TypeError: dtypes do not fit, an argument is of another type, or the method has no such parameter.
 
     Source: EXAQ, ConSmax and Softermax as in their specs; the mean of the keys is subtracted before they are quantised
     to 8 bits, as in SageAttention, arXiv 2410.02367, section 4.2.
     """
     check_spec(spec)
     spec.require(parameters, attention)
+    check_truth_values(enable_gqa=enable_gqa)
     prepared = prepare(query, key, value, spec, attn_mask, dropout_p, is_causal, scale, mode, parameters)
     dimensions = query.ndim
     query, key, value, mask, bias, factor, module, call, choice = prepared

@@ -11,7 +11,7 @@ from torch import Tensor
 from softmaxkit.fused_attention.call import attention, fused
 from softmaxkit.fused_attention.choice import choose
 from softmaxkit.fused_attention.torch_attention import within_lengths
-from softmaxkit.kernels.attention import are_few, attention_scale, check_shapes
+from softmaxkit.kernels.attention import are_few, attention_scale, check_mask_device, check_shapes
 from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.numbers import attention_call_with, module_for
@@ -69,6 +69,7 @@ def attention_over_codes(
         ValueError, TypeError: as in `softmaxkit.attention`; or lengths are not 0 to the number of tokens.
     """
     check_shapes(query, keys, values)
+    check_mask_device("attn_mask", attn_mask, query.device)
     result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters)
     if result is not None:
         return result

@@ -27,7 +27,13 @@ from softmaxkit.fused_attention.pool_checks import (
     check_written,
 )
 from softmaxkit.fused_attention.pool_keys import PoolKeys
-from softmaxkit.kernels.attention import check_shapes, check_tensors, check_whole_numbers
+from softmaxkit.kernels.attention import (
+    check_mask_device,
+    check_optional_tensors,
+    check_shapes,
+    check_tensors,
+    check_whole_numbers,
+)
 from softmaxkit.kernels.codes import Cached, ordinary
 from softmaxkit.methods.base.spec import Spec, check_spec
 
@@ -258,7 +264,8 @@ class PagedKeyValueCache:
             ValueError, TypeError: as in `softmaxkit.attention`; tables on the CPU that point outside the pool or have
                 fewer pages than the lengths require; another dtype or device.
         """
-        check_tensors(query=query, block_tables=block_tables, seq_lens=seq_lens, attn_mask=attn_mask)
+        check_tensors(query=query, block_tables=block_tables, seq_lens=seq_lens)
+        check_optional_tensors(attn_mask=attn_mask)
         check_queries(query, self.dtype, self.device, "pool")
         if max_seq_len is not None:
             check_whole_numbers(max_seq_len=max_seq_len)
@@ -280,6 +287,7 @@ class PagedKeyValueCache:
                 pool, self._is_sound, block_tables, seq_lens, attn_mask, max_seq_len
             )
             check_shapes(query, keys, values)
+            check_mask_device("attn_mask", attn_mask, query.device)
             result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters, only_on_gpu=True)
             if result is not None:
                 return result

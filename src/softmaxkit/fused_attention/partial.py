@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.torch_attention import without_autocast
-from softmaxkit.kernels.attention import attention_scale, check_shapes, check_tensors
+from softmaxkit.kernels.attention import (
+    attention_scale,
+    check_mask_device,
+    check_optional_tensors,
+    check_shapes,
+    check_tensors,
+    check_truth_values,
+)
 from softmaxkit.masks import expand_mask
 from softmaxkit.methods.base.partial import Partial
 from softmaxkit.methods.base.spec import Spec, check_spec
@@ -46,12 +53,15 @@ def partial_attention(
     """
     check_spec(spec)
     spec.check_parameters(parameters, (*spec.parameters, "maximum"), partial_attention)
-    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
+    check_tensors(query=query, key=key, value=value)
+    check_optional_tensors(attn_mask=attn_mask)
+    check_truth_values(enable_gqa=enable_gqa)
     check_shapes(query, key, value)
     if query.shape[1] != key.shape[1] and not enable_gqa:
         raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
     if attn_mask is not None and attn_mask.dtype != torch.bool:
         raise TypeError(f"attn_mask must be boolean, True where attended, got {attn_mask.dtype}")
+    check_mask_device("attn_mask", attn_mask, query.device)
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
     wide = torch.promote_types(query.dtype, torch.float32)

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.choice import choose
 from softmaxkit.fused_attention.torch_attention import has_autocast, is_bias
-from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes, check_tensors
+from softmaxkit.kernels.attention import (
+    AttentionCall,
+    attention_scale,
+    check_mask_device,
+    check_optional_tensors,
+    check_shapes,
+    check_tensors,
+    check_truth_values,
+    is_number,
+)
 from softmaxkit.kernels.backends import Choice, is_in_graph
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import attended_by, expand_mask
@@ -64,10 +73,14 @@ def prepare(
     Raises:
         ValueError, TypeError: as `attention`.
     """
-    check_tensors(query=query, key=key, value=value, attn_mask=attn_mask)
+    check_tensors(query=query, key=key, value=value)
+    check_optional_tensors(attn_mask=attn_mask)
+    check_truth_values(is_causal=is_causal)
     if mode == "float":
         query, key, value = autocast(query, key, value)
     _check(query, key, value, attn_mask, is_causal)
+    if not (is_number(dropout_p) or isinstance(dropout_p, Tensor)):
+        raise TypeError(f"dropout_p must be a number from 0 to 1, got {dropout_p!r}")
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p must be a probability from 0 to 1, got {dropout_p}")
     if query.ndim < 4:
@@ -97,9 +110,10 @@ def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Opera
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-    if not (query.is_floating_point() and query.dtype == key.dtype == value.dtype):
+    if not (is_wide_floating(query) and query.dtype == key.dtype == value.dtype):
         raise TypeError(
-            f"query, key and value must share a floating dtype, got {query.dtype}, {key.dtype}, {value.dtype}"
+            "query, key and value must share a floating dtype of 16 bits or more, got "
+            f"{query.dtype}, {key.dtype}, {value.dtype}"
         )
     if not query.device == key.device == value.device:
         raise ValueError(
@@ -110,8 +124,16 @@ def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, 
         raise ValueError(f"query, key and value must all have 2, 3 or 4 dimensions, got {shapes}")
     if is_causal and attn_mask is not None:
         raise ValueError("is_causal cannot be combined with attn_mask; make the mask causal instead")
-    if attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point():
-        raise TypeError(f"attn_mask must be boolean, True where attended, or floating, got {attn_mask.dtype}")
+    if attn_mask is not None and attn_mask.dtype != torch.bool and not is_wide_floating(attn_mask):
+        raise TypeError(
+            f"attn_mask must be boolean, True where attended, or floating of 16 bits or more, got {attn_mask.dtype}"
+        )
+    check_mask_device("attn_mask", attn_mask, query.device)
+
+
+def is_wide_floating(x: Tensor) -> bool:
+    """Return whether a tensor is floating-point, in 16 bits or more: torch does not compute in fewer."""
+    return x.is_floating_point() and x.dtype.itemsize > 1
 
 
 def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar, Self
 
 import torch
@@ -182,20 +182,48 @@ def attention_scale(query: Tensor, scale: float | None) -> float:
     """
     if scale is None:
         return float(max(query.shape[-1], 1) ** -0.5)
-    if isinstance(scale, Tensor) or not hasattr(scale, "__float__"):
+    if not is_number(scale):
         raise TypeError(f"scale must be a number, got {type(scale).__name__}; multiply the queries by a learned scale")
     return scale
 
 
 def check_tensors(**given: object) -> None:
-    """Check that arguments are torch tensors, or None.
+    """Check that arguments are torch tensors.
 
     Raises:
         TypeError: one is something else, such as a list.
     """
     for name, argument in given.items():
-        if not (argument is None or isinstance(argument, Tensor)):
+        if argument is None:
+            raise TypeError(f"{name} must be a torch tensor, got None")
+        if not isinstance(argument, Tensor):
             raise TypeError(f"{name} must be a torch tensor, got {type(argument).__name__}; pass torch.as_tensor of it")
+
+
+def check_optional_tensors(**given: object) -> None:
+    """Check that arguments are torch tensors, or None.
+
+    Raises:
+        TypeError: one is something else, such as a list.
+    """
+    check_tensors(**{name: argument for name, argument in given.items() if argument is not None})
+
+
+def check_mask_device(name: str, mask: Tensor | None, device: torch.device) -> None:
+    """Check that a mask, if there is one, is on the device of the tensors that it masks; kernels would read it anyway.
+
+    Raises:
+        ValueError: it is on another one.
+    """
+    if mask is not None and mask.device != device:
+        raise ValueError(
+            f'{name} must be on the device of what it masks, {device}, got {mask.device}; pass {name}.to("{device}")'
+        )
+
+
+def is_number(argument: object) -> bool:
+    """Return whether an argument is a real number, which `torch.compile` may have replaced by a symbol."""
+    return isinstance(argument, (Real, torch.SymFloat, torch.SymInt))
 
 
 def check_whole_numbers(**given: object) -> None:
@@ -205,8 +233,19 @@ def check_whole_numbers(**given: object) -> None:
         TypeError: one is something else.
     """
     for name, argument in given.items():
-        if not isinstance(argument, (Integral, torch.SymInt)):
+        if isinstance(argument, bool) or not isinstance(argument, (Integral, torch.SymInt)):
             raise TypeError(f"{name} must be an integer, got {argument!r}")
+
+
+def check_truth_values(**given: object) -> None:
+    """Check that arguments are True or False.
+
+    Raises:
+        TypeError: one is something else, such as 1.
+    """
+    for name, argument in given.items():
+        if not isinstance(argument, (bool, torch.SymBool)):
+            raise TypeError(f"{name} must be True or False, got {argument!r}")
 
 
 def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.attention import AttentionCall, check_tensors
 from softmaxkit.kernels.backends import Choice, is_traced, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.launch import untraced
@@ -124,10 +124,11 @@ class SoftmaxModule(Calibrated, ABC):
             Probabilities, with the shape and dtype of the scores.
 
         Raises:
-            TypeError: the scores are not floating-point, or the mask is not a tensor.
-            ValueError: the mask is not boolean or does not broadcast; axis -3 is not the module's number of heads; or
-                the method is not calibrated yet.
+            TypeError: the scores are no floating-point tensor, or the mask is not a tensor.
+            ValueError: the mask is not boolean, does not broadcast or is on another device; axis -3 is not the module's
+                number of heads; or the method is not calibrated yet.
         """
+        check_tensors(scores=scores)
         if not scores.is_floating_point():
             raise TypeError(f"scores must be floating-point, got {scores.dtype}; pass integer codes to spec.golden")
         if scores.ndim < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels.attention import check_mask_device
 from softmaxkit.masks import check_mask
 from softmaxkit.methods.base.levels import least_values
 from softmaxkit.tables import constant
@@ -15,13 +16,14 @@ def check_attended(scores: Tensor, mask: Tensor | None) -> None:
 
     Raises:
         TypeError: the mask is not a tensor.
-        ValueError: the mask is not boolean or does not broadcast to the scores.
+        ValueError: the mask is not boolean, does not broadcast to the scores, or is on another device.
     """
     if mask is None:
         return
     if not isinstance(mask, Tensor):
         raise TypeError(f"the mask must be a boolean torch tensor, as the scores are, got {type(mask).__name__}")
     check_mask(scores, mask)
+    check_mask_device("mask", mask, scores.device)
 
 
 def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
