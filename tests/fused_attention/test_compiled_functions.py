@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,18 +40,19 @@ def in_one_graph(function: Function, **options: Any) -> Any:
     return torch.compile(function, backend="eager", fullgraph=not MISSES_FLOATS, **options)
 
 
-def exported(function: Function, *given: Tensor) -> Function:
+def exported(function: Function, *given: Tensor, strict: bool = False) -> Function:
     class Program(torch.nn.Module):
         def forward(self, *given: Tensor) -> Tensor:
             return function(*given)
 
-    program: Function = torch.export.export(Program(), given).module()
+    program: Function = torch.export.export(Program(), given, strict=strict).module()
     return program
 
 
 TRACES: dict[str, Callable[..., Any]] = {
     "compile": lambda function, *given: in_one_graph(function),
     "export": exported,
+    **({} if MISSES_FLOATS else {"strict export": partial(exported, strict=True)}),
     "jit": lambda function, *given: torch.jit.trace(function, given),
     "make_fx": lambda function, *given: make_fx(lambda *inputs: function(*inputs))(*given),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def _module_of_graph(spec: Spec, mode: str, heads: int | None, numbers: Numbers,
 def _name_in_graphs(identity: int, *arguments: Any) -> str:
     # Before torch 2.12, Dynamo takes no spec for a constant, but its id, which it guards too.
     spec = ctypes.cast(identity, ctypes.py_object).value
-    module = _kept_module(spec, *arguments)
+    module = (_module_of_export if torch.compiler.is_exporting() else _kept_module)(spec, *arguments)
     name = f"module_{id(module)}"
     setattr(_modules_of_graphs, name, module)
     return name
@@ -91,6 +92,16 @@ def _module(spec: Spec, mode: str, heads: int | None, numbers: Numbers, device: 
 def _kept_module(*arguments: Any) -> SoftmaxModule:
     with torch.device("cpu"):  # not on a default device, which later calls may not have
         return _module(*arguments)
+
+
+@lru_cache(maxsize=64)
+def _module_of_export(*arguments: Any) -> SoftmaxModule:
+    """Return a module with constants in place of parameters, which torch.export looks for in the exported module."""
+    module = deepcopy(_kept_module(*arguments))
+    for name, parameter in list(module.named_parameters()):
+        delattr(module, name)
+        setattr(module, name, parameter.detach())
+    return module
 
 
 _module_untraced, _kept_untraced = untraced(_module), untraced(_kept_module)
