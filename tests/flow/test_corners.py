@@ -49,7 +49,7 @@ def written(library: Library, file: Path) -> Path:
 
 def test_a_netlist_at_a_slow_corner(tmp_path: Path) -> None:
     netlist = hand_netlist("a", "y", ["one inv_1 A=a Y=x", "two inv_1 A=x Y=y"]).netlist
-    corners = read_corners([written(slow(SKY130), tmp_path / "slow.lib")], SKY130)
+    corners = read_corners([[written(slow(SKY130), tmp_path / "slow.lib")]], SKY130)
     (timing,) = at_corners(netlist, corners).values()
     assert [*corners] == ["slow"]
     assert corners["slow"].wire == SKY130.wire
@@ -61,8 +61,8 @@ def test_corners_with_the_same_name_are_named_by_their_files(tmp_path: Path) -> 
     same = [file.with_stem(f"same-{file.stem}") for file in files]
     for file, copy in zip(files, same, strict=True):
         copy.write_text(file.read_text().replace(f"library ({SKY130.name})", "library (slow)"))
-    assert [*read_corners(files, SKY130)] == [SKY130.name, "slow"]
-    assert [*read_corners(same, SKY130)] == [*map(str, same)]
+    assert [*read_corners([[file] for file in files], SKY130)] == [SKY130.name, "slow"]
+    assert [*read_corners([[file] for file in same], SKY130)] == [*map(str, same)]
 
 
 def test_a_corner_without_a_cell_gives_the_reason(tmp_path: Path) -> None:
@@ -70,7 +70,23 @@ def test_a_corner_without_a_cell_gives_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "corner.lib"
     file.write_text(text.replace(f"cell ({PREFIX}inv_1) {{", f"cell ({PREFIX}inv_1) {{ dont_use : true;"))
     with pytest.raises(LibertyError, match=r"corner.lib is no corner of .* lacks \w+__inv_1 \(left out for dont_use\)"):
-        read_corners([file], SKY130)
+        read_corners([[file]], SKY130)
+
+
+def halves(library: Library, folder: Path) -> list[Path]:
+    """Write a library as two files."""
+    cells, middle = list(library.cells.items()), len(library.cells) // 2
+    parts = {"first": cells[:middle], "second": cells[middle:]}
+    return [written(replace(library, cells=dict(part)), folder / f"{name}.lib") for name, part in parts.items()]
+
+
+def test_a_corner_of_several_files(tmp_path: Path) -> None:
+    files = halves(slow(SKY130), tmp_path)
+    assert read_corners([files], SKY130)["slow"].cells.keys() == SKY130.cells.keys()
+    with pytest.raises(LibertyError, match=r"second.lib is no corner of .* and \d+ more; list all files of a corner"):
+        read_corners([files[1:]], SKY130)
+    with pytest.raises(LibertyError, match=r"cell \w+ occurs twice; give other corners of a library with --corner"):
+        read_corners([[*files, written(slow(SKY130), tmp_path / "slow.lib")]], SKY130)
 
 
 DESIGNS = {
@@ -95,7 +111,8 @@ def test_corners_are_read_before_anything_is_mapped(
     bad.write_text("library (bad) { cell (INV) {")
     lacking = written(without_inverter(SKY130), tmp_path / "lacking.lib")
     arguments = [argument.replace("FOLDER", str(tmp_path)) for argument in DESIGNS[design]]
-    for file, message in ((bad, "bad.lib, line"), (lacking, "lacks sky130_fd_sc_hd__inv_1")):
+    refusals = {bad: "bad.lib, line", lacking: "lacks sky130_fd_sc_hd__inv_1", tmp_path / "no.lib": "no.lib"}
+    for file, message in refusals.items():
         assert main(["synth", *arguments, "--corner", str(file)]) == 2
         assert message in capsys.readouterr().err
 
@@ -104,8 +121,8 @@ def test_corners_are_read_before_anything_is_mapped(
 def test_synth_at_a_corner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "top.v"
     file.write_text("module top (input a, b, c, output d); assign d = a ^ b ^ c; endmodule")
-    corner = written(slow(SKY130), tmp_path / "slow.lib")
-    assert main(["synth", "--verilog", str(file), "--corner", str(corner), "--json", "-"]) == 0
+    corner = ",".join(map(str, halves(slow(SKY130), tmp_path)))
+    assert main(["synth", "--verilog", str(file), "--corner", corner, "--json", "-"]) == 0
     printed = capsys.readouterr()
     (result,) = json.loads(printed.out)["results"]
     reached = result["fmax_at_corners_mhz"]

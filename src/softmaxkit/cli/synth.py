@@ -145,9 +145,8 @@ def synth(
     where = storage_in(cells, storage)
     unit_sizes = sizes(lanes, max_row, depth, where, sets)
     placing = Placing(device, seed, 1e3 / clock if clock else TARGET) if place else None
-    options = SynthesisOptions(
-        unit_sizes, cells, clock, wires, liberty or [], corner or [], sram or [], output, placing
-    )
+    corners = [[Path(file) for file in str(files).split(",")] for files in corner or []]
+    options = SynthesisOptions(unit_sizes, cells, clock, wires, liberty or [], corners, sram or [], output, placing)
     engine = None
     if method == ENGINE:
         loadable = constants == "loadable"

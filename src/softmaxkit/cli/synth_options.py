@@ -64,9 +64,8 @@ LibertyOption = Annotated[
 CornerOption = Annotated[
     list[Path] | None,
     typer.Option(
-        **InputFile,
-        metavar="FILE",
-        help="Liberty file of another corner at which to time the netlist as well. Repeatable.",
+        metavar="FILE[,FILE...]",
+        help="Liberty files of another corner at which to time the netlist as well. Repeatable.",
         show_default=False,
     ),
 ]

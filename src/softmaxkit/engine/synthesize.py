@@ -40,7 +40,7 @@ def synthesize_engine(
     liberty: Sequence[Path] = (),
     macros: Sequence[Macro] = (),
     progress: Callable[[int, int], None] | None = None,
-    corners: Sequence[Path] = (),
+    corners: Sequence[Sequence[Path]] = (),
 ) -> Synthesis:
     """Map an engine to cells, time it, run the netlist, compare every output, and measure its energy.
 
@@ -54,7 +54,7 @@ def synthesize_engine(
         liberty: files to use in place of the bundled tables.
         macros: that make up external memories; default: those published for the process.
         progress: called with the steps done and the total.
-        corners: Liberty files of other corners, at which to time the netlist as well.
+        corners: the Liberty files of each other corner, at which to time the netlist as well.
 
     Raises:
         ToolError: a tool is missing or failed.

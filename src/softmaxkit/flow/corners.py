@@ -12,24 +12,25 @@ from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.timing import Timing, analyse
 
 
-def read_corners(paths: Sequence[Path], library: Library) -> dict[str, Library]:
-    """Read other corners of a library, each a Liberty file with all of its cells, before anything is mapped to it.
+def read_corners(files: Sequence[Sequence[Path]], library: Library) -> dict[str, Library]:
+    """Read other corners of a library, each from Liberty files with all of its cells, before anything is mapped to it.
 
     Returns:
-        The corners, with the library's estimate of wires, by name; by file where two have the same name.
+        The corners, with the library's estimate of wires, by name; by files where two have the same name.
 
     Raises:
-        LibertyError: a file is damaged or lacks a cell.
+        LibertyError: a file is damaged, or a corner lacks a cell.
         OSError: a file cannot be read.
     """
-    corners = {path: library_from_liberty([path], library.wire) for path in paths}
-    for path, corner in corners.items():
+    corners = {",".join(map(str, paths)): library_from_liberty(paths, library.wire) for paths in files}
+    for paths, corner in corners.items():
         if lacking := list(_lacking(corner, library)):
             raise LibertyError(
-                f"{path} is no corner of {library.name}, whose cells it must have all; it lacks {some(lacking)}"
+                f"{paths} is no corner of {library.name}, whose cells it must have all; it lacks {some(lacking)}"
+                "; list all files of a corner with commas between them"
             )
     names = [corner.name for corner in corners.values()]
-    return {str(path) if names.count(corner.name) > 1 else corner.name: corner for path, corner in corners.items()}
+    return {paths if names.count(corner.name) > 1 else corner.name: corner for paths, corner in corners.items()}
 
 
 def at_corners(netlist: Netlist, corners: Mapping[str, Library]) -> dict[str, Timing]:

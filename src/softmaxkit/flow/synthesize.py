@@ -97,7 +97,7 @@ def synthesize(
     progress: Progress | None = None,
     parts: Mapping[str, str] = MappingProxyType(PARTS),
     macros: Sequence[Macro] = (),
-    corners: Sequence[Path] = (),
+    corners: Sequence[Sequence[Path]] = (),
 ) -> Synthesis:
     """Map a unit to cells, time it, run the netlist on real scores, compare every output, and measure its energy.
 
@@ -112,7 +112,7 @@ def synthesize(
         progress: called with the number of steps done and the total.
         parts: parts to report separately, with patterns of component names.
         macros: macros to build external memories from; default: those published for the process.
-        corners: Liberty files of other corners, at which to time the netlist as well.
+        corners: the Liberty files of each other corner, at which to time the netlist as well.
 
     Raises:
         ToolError: a tool is missing or failed.

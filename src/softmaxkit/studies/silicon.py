@@ -35,7 +35,7 @@ class SynthesisOptions:
         clock: target clock period in ns; None for the process's default.
         wires: estimate wires.
         liberty: Liberty files that replace the package's tables.
-        corners: Liberty files of other corners, at which the netlist is timed as well.
+        corners: the Liberty files of each other corner, at which the netlist is timed as well.
         sram: Liberty files of memory macros, which replace those published for the process.
         output: folder for netlists and longest paths, or for bitstreams; None writes none.
         placing: how to place and route in the FPGA; None only counts cells.
@@ -46,7 +46,7 @@ class SynthesisOptions:
     clock: float | None = None
     wires: bool = True
     liberty: Sequence[Path] = ()
-    corners: Sequence[Path] = ()
+    corners: Sequence[Sequence[Path]] = ()
     sram: Sequence[Path] = ()
     output: Path | None = None
     placing: Placing | None = None
