@@ -29,7 +29,7 @@ class Table(Search):
     """A search whose losses follow a rule instead of a model."""
 
     def __init__(self, rule: Any, error: float | None = None) -> None:
-        super().__init__(None)  # type: ignore[arg-type]
+        super().__init__(None, Path())  # type: ignore[arg-type]
         self.rule, self.error = rule, error
 
     def standard_error(self, spec: Spec) -> float | None:
@@ -158,7 +158,7 @@ def test_a_budget_that_no_spec_meets_shows_the_closest(
 
 def test_the_standard_error_is_that_of_the_changes_of_tokens() -> None:
     baseline = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
-    search, spec = Search(SimpleNamespace(baseline=baseline)), softmaxkit.Exaq()  # type: ignore[arg-type]
+    search, spec = Search(SimpleNamespace(baseline=baseline), Path()), softmaxkit.Exaq()  # type: ignore[arg-type]
     search.figures[spec] = baseline + torch.tensor([0.1, 0.2, 0.3, 0.4])
     assert search.standard_error(spec) == pytest.approx(100 * 0.12910 / 2 / 2.5, rel=1e-4)
     search.figures[spec] = baseline.clone()
@@ -199,6 +199,33 @@ def test_finished_methods_are_not_searched_again(
     assert len(searched) == 4
 
 
+def test_a_search_continues_within_a_method(
+    model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, text = model
+    words = ["recommend", str(folder), "--text", str(text), "--context", "32", "--no-synth", "--method", "exaq"]
+    measured: list[Spec] = []
+    original, most = Search.put_in, 3
+
+    def put_in(search: Search, spec: Spec) -> None:
+        if len(measured) == most:
+            raise KeyboardInterrupt
+        measured.append(spec)
+        original(search, spec)
+
+    def run(place: str) -> int:
+        return main([*words, "--loss", "50", "-o", str(tmp_path / place), "--json", str(tmp_path / f"{place}.json")])
+
+    monkeypatch.setattr(Search, "put_in", put_in)
+    assert run("stopped") == 130
+    most = 100
+    assert run("stopped") == 0
+    assert len(set(measured)) == len(measured) > 3
+    assert run("whole") == 0
+    stopped, whole = (json.loads((tmp_path / f"{place}.json").read_text())["results"] for place in ("stopped", "whole"))
+    assert stopped[0] | {"spec_file": ""} == whole[0] | {"spec_file": ""}
+
+
 @pytest.mark.parametrize(
     ("loss", "message"), [("half", "must be a percentage, e.g. 0.5%, got 'half'"), ("-1", "at least 0%")]
 )
@@ -236,7 +263,7 @@ def test_an_encoder_is_measured_on_a_task_of_similarity(tmp_path: Path, capsys: 
 
 def test_specs_are_measured_as_integers_after_calibration() -> None:
     model, tokens = tiny_model("gpt2"), torch.arange(20)[None]
-    search = Search(SimpleNamespace(model=model, calibration=[tokens]))  # type: ignore[arg-type]
+    search = Search(SimpleNamespace(model=model, calibration=[tokens]), Path())  # type: ignore[arg-type]
     for spec in (softmaxkit.Exaq(bits=2), softmaxkit.Softermax(), softmaxkit.Exaq(bits=3)):
         search.put_in(spec)
         modules = softmaxkit.layers(model).values()

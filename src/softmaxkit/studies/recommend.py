@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from softmaxkit.files import write_json
@@ -58,18 +59,25 @@ class Search:
 
     Attributes:
         yardstick: the model and its measure.
+        folder: folder for what was measured, from which a search that was stopped takes it.
         figures: what `yardstick.measure` returned for each spec.
     """
 
     yardstick: Yardstick
+    folder: Path
     figures: dict[Spec, Tensor] = field(default_factory=dict)
 
     def change(self, spec: Spec) -> float:
         """Return how much worse the model is with a spec in integers, in percent of the loss or in points."""
         if spec not in self.figures:
-            self.put_in(spec)
-            self.figures[spec] = self.yardstick.measure()
+            key = spec.to_json(), self.yardstick.inputs, *self.yardstick.contents
+            (kept,) = resumed(result_folder(self.folder, spec.method, *key), partial(self._measured, spec))
+            self.figures[spec] = torch.tensor(kept["figures"], dtype=torch.float64)
         return self.yardstick.worse(float(self.figures[spec].mean()), float(self.yardstick.baseline.mean()))
+
+    def _measured(self, spec: Spec) -> Results:
+        self.put_in(spec)
+        return [{"figures": self.yardstick.measure().tolist()}]
 
     def standard_error(self, spec: Spec) -> float | None:
         """Return the standard error of the change of the loss over the tokens, in percent.
@@ -107,7 +115,8 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
     The search starts from the method's widest spec and measures in integers, always on the same windows. Each decision
     is kept for the following ones, so that the final spec of each method was measured as a whole.
 
-    The results of finished methods are kept in the folder, so that a search that was stopped resumes where it was.
+    What was measured is kept in the folder, so that a search that was stopped, or has another budget, measures only
+    the specs that are new.
 
     Args:
         options: what to search.
@@ -131,7 +140,7 @@ def recommend(options: RecommendOptions, command: Sequence[str], stage: Stage, s
         yardstick = on_task(options.model, options.task, options.context)
     else:
         yardstick = on_text(options.model, options.text, options.context, options.windows)
-    search = Search(yardstick)
+    search = Search(yardstick, options.folder / "measured")
     key = [options.budget, options.synthesize, str(options.folder), yardstick.inputs, *yardstick.contents]
     results: Results = []
     for method in options.methods:
