@@ -254,9 +254,12 @@ def test_encoder_and_decoder() -> None:
     check_equal(model, *caches, num_beams=2)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("name", ["BartForConditionalGeneration", "T5ForConditionalGeneration"])
-def test_a_cache_without_one_for_cross_attention_is_refused(name: str) -> None:
-    model = with_method(name, Softermax(), "float")
+def test_a_cache_without_one_for_cross_attention_is_refused(name: str, layers: int) -> None:
+    whole = make(name)[0]
+    whole.config.update({"decoder_layers": layers, "num_decoder_layers": layers})
+    model = softmaxkit.apply(type(whole)(whole.config).eval(), Softermax())
     cache = QuantisedCache(model.config)
     with pytest.raises(ValueError, match=re.escape("EncoderDecoderCache(QuantisedCache(model.config), DynamicCache(")):
         generated(model, cache)

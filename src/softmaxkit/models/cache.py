@@ -64,9 +64,21 @@ class QuantisedCache(DynamicCache):
                 f"no layer of this {config.model_type} attends to all tokens (its layer caches: {kinds}), so nothing "
                 f"would be stored in {bits} bits; generate with a DynamicCache"
             )
-        # A model of one layer updates the same one in every pass.
-        self._may_take_both = config.is_encoder_decoder and len(self.layers) > 1
-        self._updated: int | None = None
+        self._may_take_both = config.is_encoder_decoder
+        self._updated = self._none_updated()
+
+    def _none_updated(self) -> int | None:
+        """Return the layer updated last where none is, -1; None in a model of one layer until a pass is known to begin.
+
+        Such a model updates the same layer in every pass, and one that makes its own masks does not tell of passes.
+        """
+        return -1 if len(self.layers) > 1 else None
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Return the number of keys to mask and the place of the first one; models ask for it as a pass begins."""
+        self._updated = -1
+        sizes: tuple[int, int] = super().get_mask_sizes(query_length, layer_idx)
+        return sizes
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -78,7 +90,7 @@ class QuantisedCache(DynamicCache):
                 model mixes up if it is not given an `EncoderDecoderCache`; and as in `QuantisedCache`.
             TypeError: as in `QuantisedCache`.
         """
-        if self._may_take_both:
+        if self._may_take_both and self._updated is not None:
             if self._updated == layer_idx:
                 raise ValueError(
                     "self-attention and cross-attention store their keys in the same QuantisedCache; give the model "
@@ -91,7 +103,7 @@ class QuantisedCache(DynamicCache):
     def reset(self) -> None:
         """Drop all tokens."""
         super().reset()  # type: ignore[no-untyped-call]
-        self._updated = None
+        self._updated = self._none_updated()
 
     @property
     def nbytes(self) -> int:
