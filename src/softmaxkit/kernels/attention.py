@@ -210,7 +210,10 @@ def check_optional_tensors(**given: object) -> None:
 
 
 def check_mask_device(name: str, mask: Tensor | None, device: torch.device) -> None:
-    """Check that a mask, if there is one, is on the device of the tensors that it masks; kernels would read it anyway.
+    """Check that a mask, if there is one, is on the device of what it masks.
+
+    An operator goes by all its tensors: with a mask on the meta device it would return memory that nothing was written
+    to.
 
     Raises:
         ValueError: it is on another one.
