@@ -204,6 +204,22 @@ def test_generated_tokens_read_the_codes(monkeypatch: pytest.MonkeyPatch) -> Non
         generated(model, QuantisedCache(model.config))
 
 
+@torch.no_grad()
+def test_a_second_prompt_decodes_the_cache_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_method("LlamaForCausalLM", Softermax())
+    cache = QuantisedCache(model.config)
+    model(TOKENS, cache=cache)
+    decoded, read = [], Cached.decoded
+
+    def counted(self: Cached, dtype: torch.dtype) -> Tensor:
+        decoded.append(self)
+        return read(self, dtype)
+
+    monkeypatch.setattr(Cached, "decoded", counted)
+    model(TOKENS, cache=cache)
+    assert len(decoded) == 2 * len(cache.layers)  # keys and values
+
+
 def test_without_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmaxkit.kernels.backends.unavailable", lambda name: "this test asks for torch")
     model = with_method("LlamaForCausalLM", ConSmax())

@@ -19,7 +19,6 @@ from softmaxkit.fused_attention.choice import choice_for_values, choose
 from softmaxkit.fused_attention.prepared import autocast
 from softmaxkit.fused_attention.torch_attention import scaled_dot_product
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
-from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.models.cache import codes_or_tensor
 from softmaxkit.models.running import OfThread, warn_once
@@ -84,10 +83,11 @@ def fused_output(
         watcher(attention, choice_for_values(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
-    base = None if isinstance(operands[1], Cached) else method.softmax_base  # torch's own attention reads no codes
-    runs_anywhere = runs_on_gpu(query.device) and method.mode != "integer"
-    if base is not None and not reasons and (runs_anywhere or not against_native):
-        return scaled_dot_product(base, query, key, value, mask, None, dropout, causal, scaling)
+    is_torchs = runs_on_gpu(query.device) and method.mode != "integer"
+    if method.softmax_base is not None and not reasons and (is_torchs or not against_native):
+        given, keys, values = operands
+        if isinstance(keys, Tensor) and isinstance(values, Tensor):  # torch's own attention reads no codes
+            return scaled_dot_product(method.softmax_base, given, keys, values, mask, None, dropout, causal, scaling)
     warns = method.mode == "fused" or _is_float_on_gpu(method, query)
     if warns and watcher is None and not torch.compiler.is_compiling():
         fallback = 'mode "fused" runs {} in float here' if method.mode == "fused" else "{} runs in plain torch here"
