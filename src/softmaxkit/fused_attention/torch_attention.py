@@ -95,15 +95,9 @@ def scaled_dot_product(
         allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
     if scale <= 0 and (is_causal or query.is_cuda):  # torch's kernels mask and pad scores before they scale them
         query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
+    grouped = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}  # Dynamo's symbols are no bool
     result = functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        allowed,
-        dropout_p,
-        is_causal,
-        scale=scale * rate,
-        enable_gqa=bool(query.shape[1] != key.shape[1]),
+        query, key, value, allowed, dropout_p, is_causal, scale=scale * rate, **grouped
     )
     return zero_fully_masked(result, mask)
 
