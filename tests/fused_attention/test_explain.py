@@ -67,7 +67,7 @@ def decoding(dtype: torch.dtype, keys: int, key_heads: int = 8) -> list[torch.Te
 @pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
 @pytest.mark.parametrize(
     ("dtype", "key_heads", "keys"),
-    [(torch.bfloat16, 8, 1024), (torch.float32, 2, 1024), (torch.float32, 8, 8192)],
+    [(torch.bfloat16, 8, 1024), (torch.float32, 2, 4096), (torch.float32, 8, 4096)],
     ids=["bfloat16", "shared", "float32"],
 )
 def test_softmax_of_a_few_queries_runs_natively_over_many_keys(dtype: torch.dtype, key_heads: int, keys: int) -> None:
@@ -82,6 +82,17 @@ def test_softmax_of_a_few_queries_runs_natively_over_many_keys(dtype: torch.dtyp
             torch.testing.assert_close(result, exact.to(dtype), rtol=2.0**-7, atol=2.0**-9)
         learned = many[0].clone().requires_grad_()
         assert softmaxkit.explain(spec, learned, *many[1:]).backend == "torch"
+
+
+@pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torch_multiplies_several_queries_in_bfloat16(dtype: torch.dtype) -> None:
+    query, *tokens = decoding(dtype, 4096)
+    assert softmaxkit.explain(Exact(), query.expand(-1, -1, 3, -1), *tokens).native
+    several = softmaxkit.explain(Exact(), query.expand(-1, -1, 4, -1), *tokens)
+    assert several.native == (dtype == torch.float32)
+    if not several.native:
+        assert "for more than 3 queries per head in bfloat16, torch's own attention is as fast" in reasons(several)
 
 
 @pytest.mark.parametrize("asked", ["none", "torch"])

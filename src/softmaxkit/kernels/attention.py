@@ -25,11 +25,11 @@ LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
 FEW = 12
 """Maximum queries per key head for which keys and values are not quantised: quantising them would take longer."""
-LEAST_READ = 1 << 19
+LEAST_READ = {torch.bfloat16: 1 << 19, torch.float32: 1 << 21}
 """Minimum numbers of keys, counted again for every head that shares them, for which softmax attention of a few queries
-runs by a kernel: torch's own takes less time to call, but more for bfloat16 and for shared keys."""
-LEAST_READ_IN_FLOAT32 = 1 << 22
-"""The same for float32 keys that no heads share, which torch reads about as fast while they fit the caches."""
+runs by a kernel: torch's own takes less time to call, but more for keys beyond the caches and for bfloat16."""
+FEW_IN_BFLOAT16 = 3
+"""Maximum queries per head for which it does so in bfloat16: more make a matrix, which torch multiplies as fast."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +154,10 @@ def has_softmax_kernel(query: Tensor, key: Tensor | Cached) -> bool:
 def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
     """Return the reasons why softmax attention runs as torch's own, which is as fast or more precise."""
     if are_few(query, key):
-        is_slow = query.dtype == torch.bfloat16 or query.shape[1] > key.shape[1]
-        least = LEAST_READ if is_slow else LEAST_READ_IN_FLOAT32
-        batch, heads = query.shape[:2]
+        batch, heads, queries = query.shape[:3]
+        if query.dtype == torch.bfloat16 and queries > FEW_IN_BFLOAT16:
+            return [f"for more than {FEW_IN_BFLOAT16} queries per head in bfloat16, torch's own attention is as fast"]
+        least = LEAST_READ.get(query.dtype, 0)
         keys, channels = key.shape[2:]
         if batch * heads * keys * channels < least:
             return [f"torch's own attention is faster until it reads {least:,} numbers of keys, again for every head"]
