@@ -166,6 +166,14 @@ SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64
     const __m256 hidden = _mm256_castsi256_ps(_mm256_cmpeq_epi32(kept, _mm256_setzero_si256()));
     return Vector(_mm256_blendv_ps(static_cast<__m256>(scores), _mm256_set1_ps(-infinity), hidden));
 }
+#elif defined(__aarch64__)
+SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
+    uint32_t bytes = 0;
+    std::memcpy(&bytes, keep, static_cast<size_t>(count));
+    const uint32x4_t kept = vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes))));
+    const float32x4_t shown = static_cast<float32x4_t>(scores);
+    return Vector(vbslq_f32(vceqzq_u32(kept), vdupq_n_f32(-infinity), shown));
+}
 #else
 SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
     uint8_t bytes[width] = {};

@@ -169,8 +169,10 @@ void print_vectors() {
     std::vector<int32_t> whole(count);
     const auto codes = random_integers<int8_t>(count);
     const auto integers = random_integers<int32_t>(count);
-    std::vector<float> from_codes(count);
+    std::vector<float> from_codes(count), masked_floats(count);
     std::vector<uint8_t> bytes(count);
+    auto mask = random_integers<uint8_t>(count);
+    for (uint8_t& keep : mask) keep &= 2;
     std::array<float, 16> values;
     for (float& value : values) value = random_float();
     for (int64_t index = 0; index < count; index += width) {
@@ -180,8 +182,11 @@ void print_vectors() {
             .copy_to(whole.data() + index, stdx::element_aligned);
         store(from_codes.data() + index, load(codes.data() + index));
         store_bytes(bytes.data() + index, Integers(integers.data() + index, stdx::element_aligned));
+        const int64_t before_last = std::min(width, count - 1 - index);  // a partial vector at the end
+        store(masked_floats.data() + index, masked(load(floats.data() + index), mask.data() + index, before_last));
     }
     print("codes read", from_codes.data(), count);
+    print("masked", masked_floats.data(), count);
     print("bytes written", bytes.data(), count);
     print("bfloat16 read", widened.data(), count);
     print("bfloat16 written", narrowed.data(), count);
