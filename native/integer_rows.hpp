@@ -17,20 +17,17 @@ inline int64_t padded(int64_t keys) { return (keys + width - 1) / width * width;
 
 // Copies a row; masked scores and the padding become -infinity. Returns whether NaN or +infinity is attended.
 inline bool read_scores(const float* from, const uint8_t* mask, int64_t keys, float* scores) {
-    Mask finite(true);
-    const auto read = [&](const auto& row) {
+    const auto all_below_infinity = [&](const auto& row) {
+        Mask below(true);
         sweep(keys, [&](int64_t key, auto, auto count) {
             const Vector score = row(key, count);
-            finite = finite && score < infinity;
+            below = below && score < infinity;
             store(scores + key, score);
         });
+        return stdx::all_of(below);
     };
-    if (mask != nullptr) {
-        read(Scores<float, true>{from, mask});
-    } else {
-        read(Scores<float, false>{from, nullptr});
-    }
-    return !stdx::all_of(finite);
+    return mask != nullptr ? !all_below_infinity(Scores<float, true>{from, mask})
+                           : !all_below_infinity(Scores<float, false>{from, nullptr});
 }
 
 // Encodes real scores: divides by the scale, rounds and saturates.

@@ -120,7 +120,7 @@ struct Column {
 // Statistics of the tokens from `begin` to `end`. Adds token by token, so that sums do not depend on the vector width.
 template <class T>
 std::vector<Column> statistics_of_run(const Tokens<T>& tokens, int64_t begin, int64_t end) {
-    constexpr int64_t together = 4;
+    constexpr int64_t together = width > 4 ? 2 : 4;  // a cache line or two, whose statistics fit into the registers
     std::vector<Column> columns((tokens.channels + width - 1) / width);
     int64_t channel = 0;
     for (; channel + together * width <= tokens.channels; channel += together * width) {
@@ -130,7 +130,8 @@ std::vector<Column> statistics_of_run(const Tokens<T>& tokens, int64_t begin, in
             const T* from = tokens.at(token) + channel;
             for (int64_t part = 0; part < together; ++part) some[part].add(load(from + part * width));
         }
-        std::copy(some.begin(), some.end(), columns.begin() + channel / width);
+        // One by one: copied as a whole, they would be kept in memory all along.
+        for (int64_t part = 0; part < together; ++part) columns[channel / width + part] = some[part];
     }
     for (; channel < tokens.channels; channel += width) {
         Column column;
