@@ -70,6 +70,8 @@ def test_an_arm_processor_is_named_by_lscpu(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     named = processor(file)
     assert (named["name"], named["instructions"]) == ("Neoverse-V1", ["asimd", "asimddp", "i8mm"])
+    lscpu.write_text('#!/bin/sh\necho "Vendor ID:   Apple"\necho "Model name:  -"\n')  # in a virtual machine
+    assert processor(file)["name"] == "Apple"
     lscpu.unlink()
     assert processor(file)["name"]
 

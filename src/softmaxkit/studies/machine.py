@@ -28,12 +28,17 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
 
 
 def _name_by_lscpu() -> str:
-    """Return the name that lscpu knows, if any; on Arm, /proc/cpuinfo has the numbers of maker and part alone."""
+    """Return the name that lscpu knows, at least the maker's, if any.
+
+    On Arm, /proc/cpuinfo has the numbers of maker and part alone.
+    """
     lscpu = shutil.which("lscpu")
     if lscpu is None:
         return ""
     printed = subprocess.run([lscpu], capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
-    return _values(printed).get("Model name", "")
+    values = _values(printed)
+    name = values.get("Model name", "-")
+    return name if name != "-" else values.get("Vendor ID", "")
 
 
 def _values(text: str) -> dict[str, str]:
