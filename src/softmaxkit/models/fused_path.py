@@ -83,8 +83,8 @@ def fused_output(
         watcher(attention, choice_for_values(call, choice, *operands, mask, causal, scaling))
     if call is not None and choice.kernel:
         return fused(call, choice, *operands, mask, causal, scaling, dropout)
-    is_torchs = runs_on_gpu(query.device) and method.mode != "integer"
-    if method.softmax_base is not None and not reasons and (is_torchs or not against_native):
+    on_gpu = runs_on_gpu(query.device) and method.mode != "integer"
+    if method.softmax_base is not None and not reasons and (on_gpu or not against_native):
         given, keys, values = operands
         if isinstance(keys, Tensor) and isinstance(values, Tensor):  # torch's own attention reads no codes
             return scaled_dot_product(method.softmax_base, given, keys, values, mask, None, dropout, causal, scaling)
