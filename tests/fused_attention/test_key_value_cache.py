@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, attention
-from softmaxkit.kernels.codes import BITS
+from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.codes import BITS, Cached
 
 
 @pytest.mark.parametrize("queries", [1, 5])
@@ -30,6 +31,24 @@ def test_how_far_rounding_takes_attention(queries: int) -> None:
     error = (result - weights @ values).abs()
     assert (error <= bound * 1.01 + 1e-5).all()
     assert (error > bound / 100).any()
+
+
+def test_a_floating_mask_of_0_and_minus_infinity_reads_the_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 2, n, 32, generator=random) for n in (1, 90, 90))
+    attended = torch.rand(2, 1, 1, 90, generator=random) < 0.7
+    cache = KeyValueCache(key, value)
+    expected = cache.attention(query, Exaq(), attended, clip=-4.0)
+    decoded: list[Cached] = []
+    original = Cached.decoded
+    monkeypatch.setattr(Cached, "decoded", lambda self, dtype: decoded.append(self) or original(self, dtype))
+    for lowest in (-torch.inf, torch.finfo(torch.float32).min):
+        mask = torch.zeros(attended.shape).masked_fill(~attended, lowest)
+        assert torch.equal(cache.attention(query, Exaq(), mask, clip=-4.0), expected)
+    assert bool(decoded) == (native() is None)
+    decoded.clear()
+    cache.attention(query, Exaq(), mask + 0.5, clip=-4.0)
+    assert decoded
 
 
 @pytest.mark.parametrize(("bits", "bytes_of_token"), [(8, 8 + 4 + 5 + 4), (4, 4 + 2 + 3 + 2)])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.call import attention, fused
 from softmaxkit.fused_attention.choice import choose
+from softmaxkit.fused_attention.prepared import is_wide_floating, mask_and_bias
 from softmaxkit.fused_attention.torch_attention import within_lengths
 from softmaxkit.kernels.attention import are_few, attention_scale, check_mask_device, check_shapes
 from softmaxkit.kernels.backends import runs_on_gpu
@@ -70,6 +71,9 @@ def attention_over_codes(
     """
     check_shapes(query, keys, values)
     check_mask_device("attn_mask", attn_mask, query.device)
+    if attn_mask is not None and is_wide_floating(attn_mask):
+        attended, bias = mask_and_bias(attn_mask)
+        attn_mask = attended if bias is None else attn_mask  # kernels that read codes take boolean masks
     result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters)
     if result is not None:
         return result

@@ -87,7 +87,7 @@ def prepare(
         more = (None,) * (4 - query.ndim)
         query, key, value = query[more], key[more], value[more]
     check_shapes(query, key, value)
-    mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else _parts(attn_mask)
+    mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else mask_and_bias(attn_mask)
     mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     factor = attention_scale(query, scale)
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
@@ -136,7 +136,7 @@ def is_wide_floating(x: Tensor) -> bool:
     return x.is_floating_point() and x.dtype.itemsize > 1
 
 
-def _parts(mask: Tensor) -> tuple[Tensor, Tensor | None]:
+def mask_and_bias(mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """Split a floating mask into a boolean mask and a bias, which is None if it is known to be 0 everywhere."""
     attended = attended_by(mask)
     bias = torch.where(attended, mask, 0.0)
