@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -103,8 +102,6 @@ def observe(
     modules = active_layers(model)
     counted = {model.get_submodule(name): counts for name, counts in (magnitudes or {}).items()}
     observing = {name: calibrator for name, calibrator in calibrators.items() if calibrator is not None}
-    if not observing and not counted:
-        batches = islice(batches, 1)  # enough to refuse what is not a calibration set
 
     def count(attention: nn.Module, query: Tensor, scores: Tensor, mask: Tensor | None) -> None:
         if attention in counted:
@@ -114,11 +111,14 @@ def observe(
         for name, calibrator in observing.items():
             modules[name].observe_with(calibrator)
         with evaluating(model), watching(count):
-            ran = False
+            is_empty = True
             for batch in batches:
-                run(model, inputs_of(batch))
-                ran = True
-        if not ran:
+                inputs = inputs_of(batch)
+                is_empty = False
+                if not observing and not counted:
+                    break  # enough to refuse what is not a calibration set
+                run(model, inputs)
+        if is_empty:
             raise ValueError("there are no batches; pass at least one, and no iterator that was read to its end before")
     finally:
         for name in observing:
