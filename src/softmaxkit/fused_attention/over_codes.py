@@ -71,9 +71,6 @@ def attention_over_codes(
     """
     check_shapes(query, keys, values)
     check_mask_device("attn_mask", attn_mask, query.device)
-    if attn_mask is not None and is_wide_floating(attn_mask):
-        attended, bias = mask_and_bias(attn_mask)
-        attn_mask = attended if bias is None else attn_mask  # kernels that read codes take boolean masks
     result = by_codes(query, keys, values, spec, attn_mask, scale, lengths, mode, parameters)
     if result is not None:
         return result
@@ -101,8 +98,12 @@ def by_codes(
 
     With `only_on_gpu`, native kernels do not apply: they do not check block tables.
     """
-    if mode != "float" or not are_few(query, keys) or (attn_mask is not None and attn_mask.dtype != torch.bool):
+    if mode != "float" or not are_few(query, keys):
         return None
+    if attn_mask is not None and attn_mask.dtype != torch.bool:
+        attn_mask, bias = mask_and_bias(attn_mask) if is_wide_floating(attn_mask) else (None, attn_mask)
+        if bias is not None:  # kernels that read codes take boolean masks alone
+            return None
     module = module_for(spec, mode, keys.shape[2], parameters, query.device, query.shape[1])
     factor = attention_scale(query, scale)
     with_numbers = attention_call_with(module, parameters)
