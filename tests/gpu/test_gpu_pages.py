@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -102,6 +103,11 @@ def test_pages_are_read_by_the_table(
             query, spec, served.table, served.lengths, mask, max_seq_len=max(LENGTHS), **numbers
         )
         assert_close(result, expected(query, exact_codes, spec, numbers, served.seen() & mask), dtype, moves)
+    floating = torch.zeros(mask.shape, dtype=dtype, device=device).masked_fill(~mask, -math.inf)
+    hidden = served.pool.attention(
+        query, spec, served.table, served.lengths, floating, max_seq_len=max(LENGTHS), **numbers
+    )
+    assert torch.equal(hidden, result)  # a floating mask that only hides is a boolean one
     assert set(kernels) == {"decode_single" if heads == KEY_HEADS else "decode_split"}
 
 
@@ -143,7 +149,7 @@ def test_wrong_slots_make_a_pool_unsound(device: torch.device) -> None:
 def test_what_kernels_do_not_take_is_gathered_and_checked(device: torch.device) -> None:
     served = Served(4, 16, device)
     wide = Served(8, 16, device, channels=300)
-    bias = torch.zeros(1, max(LENGTHS), device=device)
+    bias = torch.full((1, max(LENGTHS)), 1e-6, device=device)  # of 0 everywhere, a kernel would take it
     many = torch.ones(len(LENGTHS), 2, 20, 64, device=device)
     spec, numbers = WEIGHTS[0]
     for pool, query, mask in (
