@@ -11,6 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from softmaxkit.cli import main
 from softmaxkit.kernels.backends import backend_name
+from softmaxkit.methods import METHODS
+from softmaxkit.studies.contenders import has_fused_attention
 
 
 @pytest.fixture
@@ -57,6 +59,17 @@ def test_a_model_is_measured_in_float32_and_bfloat16(model: str, tmp_path: Path)
         assert result["fused_layers"] == (2 if native else 0)
         assert abs(result["loss_change_from_float_percent"]) < 1
         assert result["loss_nats"] == pytest.approx(float32["loss_nats"], rel=0.05)
+
+
+def test_softmax_reads_a_prompt_by_torch_and_codes_by_a_kernel(model: str, tmp_path: Path) -> None:
+    exact = measured(model, tmp_path, "--prompt", "100", "--method", "exact")[2:]
+    assert all(result["fused_layers"] == (2 if "storage" in result else 0) for result in exact)
+    assert sum("storage" in result for result in exact) == (0 if backend_name() == "torch" else 2)
+
+
+def test_methods_with_fused_attention_are_measured_unless_others_are_named() -> None:
+    fused = [name for name, spec in METHODS.items() if has_fused_attention(spec())]
+    assert fused == ["exact", "consmax", "softermax", "exaq"]
 
 
 @pytest.mark.slow

@@ -185,8 +185,9 @@ def kernel_mode(spec: Spec) -> str:
 
 
 def has_fused_attention(spec: Spec) -> bool:
-    """Return whether a method has its own fused attention, which a model runs in mode "fused"."""
-    return sample_module(spec, 1, "float").attention_call() is not None
+    """Return whether a model runs a method as fused attention in mode "fused": its own, or softmax."""
+    module = sample_module(spec, 1, "float")
+    return module.attention_call() is not None or module.softmax_base is not None
 
 
 def sample_module(spec: Spec, keys: int, mode: str, largest: float = 8.0) -> SoftmaxModule:
