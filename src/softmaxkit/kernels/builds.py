@@ -9,6 +9,8 @@ from importlib.util import find_spec
 
 VARIABLE = "SOFTMAXKIT_KERNELS"
 """Environment variable that selects a build or another back end, see `softmaxkit.kernels.backends`; "none" is torch."""
+_PLAIN = "softmaxkit.kernels._plain"
+"""The build that runs anywhere, which knows what the processor supports."""
 _X86 = {
     "amx": "AMX with int8 and bfloat16",
     "avx512": "AVX-512 F, BW, DQ, VL, VNNI and VBMI",
@@ -25,12 +27,21 @@ Unless the environment selects amx, it has to pass a trial first, see `softmaxki
 
 def supported() -> list[str]:
     """Return the native builds that are installed and that this processor supports, in order of preference."""
-    try:
-        plain = import_module("softmaxkit.kernels._plain")
-    except ImportError:
+    if absence():
         return []
-    runs_here = plain.supported()
+    runs_here = import_module(_PLAIN).supported()
     return [name for name in NATIVE if name in runs_here and find_spec(f"softmaxkit.kernels._{name}")]
+
+
+def absence() -> str:
+    """Return why there are no native builds; empty if there are."""
+    if find_spec(_PLAIN) is None:
+        return "no compiler that builds the native kernels (GCC or clang) was there at installation"
+    try:
+        import_module(_PLAIN)
+    except ImportError as error:
+        return f"the native kernels cannot be loaded ({error}); install softmaxkit again on this machine"
+    return ""
 
 
 def refusal(name: str, selected: str) -> str:
@@ -43,9 +54,9 @@ def refusal(name: str, selected: str) -> str:
     Raises:
         ValueError: the selected build does not run here.
     """
+    if reason := absence():
+        return reason
     built = supported()
-    if not built:
-        return "no compiler that builds the native kernels (GCC or clang) was there at installation"
     if selected and selected not in built:
         raise ValueError(f"{VARIABLE}={selected}, but {why_not(selected)}; here it can be {', '.join(built)}")
     if name not in built:
@@ -58,7 +69,7 @@ def refusal(name: str, selected: str) -> str:
 
 def why_not(name: str) -> str:
     """Return why a native build does not run here although others do."""
-    plain = import_module("softmaxkit.kernels._plain")
+    plain = import_module(_PLAIN)
     if name in plain.supported():
         return f"the compiler that built softmaxkit does not support {NATIVE[name]}"
     return str(plain.refused().get(name, f"this processor does not have {NATIVE[name]}"))
