@@ -250,7 +250,11 @@ def test_an_encoder_is_measured_on_a_task_of_similarity(tmp_path: Path, capsys: 
     assert baseline <= 100
     for result in record["results"]:
         assert result["change_points"] == pytest.approx(baseline - result["spearman_percent"])
-    assert "lose at most 200 points of near" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "lose at most 200 points of near" in shown.out
+    # Without a text, `calibrate` would read Python source.
+    assert shown.err.count("softmaxkit calibrate") == shown.err.count(" --text SENTENCES.txt --context") > 0
+    assert "SENTENCES.txt is a text of yours: sentences like those of the task" in shown.err
     (tmp_path / "classes.tsv").write_text("1\tgood\n0\tbad\n")
     yardstick = on_task(str(tmp_path / "encoder"), str(task), 16)
     assert yardstick.worse(70.0, 75.0) == 5.0  # points

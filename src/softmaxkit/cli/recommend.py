@@ -25,6 +25,7 @@ from softmaxkit.cli.options import (
 from softmaxkit.methods import ALL_METHODS, method_class
 
 FOLDER = Path("softmaxkit-recommend")
+SENTENCES = Path("SENTENCES.txt")
 
 
 def percent(text: str | float) -> float:
@@ -107,7 +108,9 @@ def recommend(
         raise RuntimeError(
             f"no method stays within a budget of {loss:g} on {model} at {record['inputs']['context']} tokens{near}"
         )
-    _say_what_to_do(holding, model, text, record["inputs"]["context"])
+    _say_what_to_do(holding, model, SENTENCES if task else text, record["inputs"]["context"])
+    if task:
+        note(f"{SENTENCES} is a text of yours: sentences like those of the task, on which a method is calibrated")
 
 
 def _say_what_to_do(holding: list[dict[str, Any]], model: str, text: Path | None, context: int) -> None:
