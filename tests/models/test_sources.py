@@ -33,6 +33,7 @@ def smollm2() -> str:
 
 def test_names_are_resolved_to_sources(tmp_path: Path) -> None:
     (tmp_path / "model.Q4.gguf").write_bytes(b"GGUF")
+    (tmp_path / "config.json").write_text("{}")
     assert source_of("gpt2") == Source("gpt2")
     assert source_of(str(tmp_path)) == Source(str(tmp_path))
     assert source_of(str(tmp_path / "model.Q4.gguf")) == Source(str(tmp_path), "model.Q4.gguf")
@@ -48,6 +49,7 @@ def test_names_are_resolved_to_sources(tmp_path: Path) -> None:
         ("{folder}/other.gguf", "there is no file other.gguf in .*; it has broken.gguf"),
         ("{folder}/no/model.gguf", "there is no file .*give an existing one, or a hub name"),
         ("{folder}/broken.gguf", "cannot load the model .*broken.gguf"),
+        ("{folder}", "has no config.json; it has broken.gguf: give .*broken.gguf"),
     ],
 )
 def test_files_that_cannot_be_read_are_refused(name: str, message: str, tmp_path: Path) -> None:
@@ -55,6 +57,23 @@ def test_files_that_cannot_be_read_are_refused(name: str, message: str, tmp_path
     with pytest.raises(ValueError, match=message) as caught:
         read_pretrained(name.format(folder=tmp_path), 16)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_file_in_place_of_a_folder_is_refused_with_the_call_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    for path in ("model.gguf", tmp_path / "model.gguf"):  # the first could be a hub name
+        with pytest.raises(ValueError, match=r'load\(".*", AutoModelForCausalLM, gguf_file="model.gguf"\)'):
+            softmaxkit.load(path)
+
+
+@pytest.mark.slow
+def test_a_gguf_file_needs_a_model_class() -> None:
+    place = source_of(smollm2())
+    with pytest.raises(ValueError, match=r"a GGUF file does not name its model class; pass .*model_class="):
+        softmaxkit.load(place.place, gguf_file=place.gguf)
 
 
 @pytest.mark.parametrize("start", [b"GGUF\x03\0\0\0", b"GGUF\x03\0\0\0" + b"\xff" * 16])

@@ -26,7 +26,7 @@ from softmaxkit.models.errors import first_line
 from softmaxkit.models.hooks import check_savable
 from softmaxkit.models.patch import layers
 from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved
-from softmaxkit.models.sources import check_place, unreadable
+from softmaxkit.models.sources import GGUF, check_place, unreadable
 from softmaxkit.models.switching import remember, switch_on
 
 SETTINGS_FILE = "softmaxkit.json"
@@ -139,6 +139,10 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         >>> model = softmaxkit.load("my-llama-exaq", dtype=torch.bfloat16)
         >>> softmaxkit.layers(model)
     """
+    file = Path(path)
+    if file.suffix.lower() == GGUF and file.is_file():
+        call = f'softmaxkit.load("{file.parent}", AutoModelForCausalLM, gguf_file="{file.name}")'
+        raise ValueError(f"{path} is a file, not a folder; load it with {call}")
     check_place(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
     kwargs.setdefault("trust_remote_code", False)  # without it, transformers prompts on the terminal
@@ -154,10 +158,12 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         raise ValueError(unreadable(path, "a checkpoint that transformers can read", first_line(error))) from None
     architecture = model_class or getattr(transformers, (config.architectures or ["?"])[0], None)
     if architecture is None:
-        raise ValueError(
-            f"{path}: config.json names {config.architectures}, which is not a model class of transformers; pass the "
-            "class with softmaxkit.load(..., model_class=...)"
+        names = (
+            "a GGUF file does not name its model class; pass one of transformers' AutoModel classes"
+            if "gguf_file" in kwargs
+            else f"config.json names {config.architectures}, which is not a model class of transformers; pass the class"
         )
+        raise ValueError(f"{path}: {names} with softmaxkit.load(..., model_class=...)")
     try:
         model, report = architecture.from_pretrained(path, output_loading_info=True, **kwargs)
     except MethodError as error:

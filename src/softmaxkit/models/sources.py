@@ -65,13 +65,15 @@ def source_of(name: str) -> Source:
     if name in PACKAGED and not (Path(name) / "config.json").is_file():  # a folder of results may have the same name
         return _packaged(name)
     if not name.lower().endswith(GGUF):
+        if (files := _gguf_files(Path(name))) and not (Path(name) / "config.json").is_file():
+            raise ValueError(f"{name} has no config.json; it has {', '.join(files)}: give {Path(name) / files[0]}")
         return Source(name)
     if find_spec("gguf") is None:
         raise ValueError(f"{name} is a GGUF file, and the package that reads it is not installed: pip install gguf")
     path = Path(name)
     if path.parent.is_dir():
         if not path.is_file():
-            others = sorted(file.name for file in path.parent.glob(f"*{GGUF}"))
+            others = _gguf_files(path.parent)
             has = f"; it has {', '.join(others)}" if others else ""
             raise ValueError(f"there is no file {path.name} in {path.parent}{has}")
         return Source(str(path.parent), path.name)
@@ -79,6 +81,10 @@ def source_of(name: str) -> Source:
     if path.is_absolute() or len(path.parts) < 3:
         raise ValueError(f"there is no file {name}; give an existing one, or a hub name like owner/name/FILE{GGUF}")
     return Source("/".join(owner_and_name), "/".join(path.parts[2:]))
+
+
+def _gguf_files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.glob(f"*{GGUF}"))
 
 
 def check_place(place: str | Path) -> None:
