@@ -18,6 +18,7 @@ from amaranth.hdl import (
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+from softmaxkit.blocks.configuration import hold_between_rows
 from softmaxkit.methods.base.unit import SoftmaxUnit
 
 LONG = 6
@@ -197,3 +198,10 @@ class Mutant(wiring.Component):
             m.d.comb += inner.p.last.eq(1)
         with m.If(self.on("forgets") & (count == 3)):
             m.d.comb += [inner.valid.eq(0), outer.ready.eq(1)]
+
+
+def load_between_beats(m: Module, scores: Any, port: Any, busy: Value) -> tuple[Value, Value]:
+    """Do what `hold_between_rows` does, but accept writes in the middle of a row as soon as no beat is inside."""
+    hold, write = hold_between_rows(m, scores, port, busy)
+    m.d.comb += port.ready.eq(~busy & ~(scores.valid & scores.ready))
+    return hold, write

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BY_METHOD
-from protocol_mutants import MUTANTS, Mutant
+from protocol_mutants import MUTANTS, Mutant, load_between_beats
 from test_protocol import LOADABLE
 
 from softmaxkit.flow.export import export
@@ -197,6 +197,18 @@ def test_mutants_violate_the_assertions(mutant: str, folder: Path) -> None:
     line = (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
     assert "assert" in line
     assert BROKEN[mutant] in line
+
+
+def test_a_write_between_the_beats_of_a_row_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = exported(small(LOADABLE, "loadable"), tmp_path / "folder")
+    monkeypatch.setattr(import_module(f"softmaxkit.methods.{LOADABLE}.unit"), "hold_between_rows", load_between_beats)
+    (folder / f"{NAME}.sv").write_text(to_verilog(small(LOADABLE, "loadable"), NAME))
+    code, printed = proved(folder)
+    assert code != 0, printed
+    failing = re.search(rf"FAIL: .*: in cycle \d+, {NAME}_sva.sv:(\d+)", printed)
+    assert failing is not None, printed
+    line = (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
+    assert "if (writing) assert" in line
 
 
 def test_which_mutants_are_left_out() -> None:

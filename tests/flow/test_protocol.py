@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import BY_METHOD
-from protocol_mutants import MUTANTS, Mutant
+from protocol_mutants import MUTANTS, Mutant, load_between_beats
 
 from softmaxkit.flow import verify as verification
 from softmaxkit.flow.interface import unit_ports
@@ -115,3 +116,11 @@ def test_proofs_catch_every_mutant(mutant: str) -> None:
     proof = prove(Mutant(case.spec.unit(lanes=1, max_row=3, depth=case.depth), mutant), depth=14, induction=0)
     broken = {name for name, verdict in proof.verdicts.items() if verdict.outcome == "fails"}
     assert (BROKEN[mutant] in broken) if mutant in BROKEN else proof.holds, str(proof)
+
+
+@pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
+def test_proofs_catch_a_write_between_the_beats_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module(f"softmaxkit.methods.{LOADABLE}.unit"), "hold_between_rows", load_between_beats)
+    case = BY_METHOD[LOADABLE].proof
+    proof = prove(case.spec.unit(lanes=1, max_row=3, depth=case.depth), depth=8, induction=0)
+    assert proof.verdicts["apart"].outcome == "fails", str(proof)

@@ -32,7 +32,8 @@ PROPERTIES = {
     "counted": f"results never outnumber scores since the reset, and no score is accepted with {PLACES} inside",
     "ordered": "the k-th result ends a row exactly if the k-th score does",
     "masked": "the k-th result is 0 where the k-th score is masked",
-    "apart": "no write is accepted while a score is inside, and no row begins while one is offered or a group is open",
+    "apart": "no write is accepted from the first score of a row to its last result, and no row begins while one is "
+    "offered or a group is open",
     "drained": "if results are accepted at once, all complete rows soon come out, and everything offered is accepted",
     "offered": "if no result is accepted, the first of a complete row is soon offered: valid does not wait for ready",
 }
@@ -117,7 +118,8 @@ class Watched(wiring.Component):
         with m.If(taken & self.choose & ~marker.any()):
             m.d.sync += [marker.eq(((left << 1) | 1) & ~left), watched.eq(scores.payload)]
         watched_beat = scores.payload.shape()(watched)
-        intruding = (writing & inside[0]) | (taken & (position == 0) & open_group)
+        within = inside[0] | (position != 0)  # between two beats of a row, nothing may be inside
+        intruding = (writing & within) | (taken & (position == 0) & open_group)
         shown: list[Value] = [Const(0)]
         if "mask" in watched_beat.shape().members and self.unit.masks == 1:
             shown = [~mask & code.any() for mask, code in zip(watched_beat.mask, results.p.codes, strict=True)]
