@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from softmaxkit.files import whole_folder, write_text
@@ -93,7 +94,7 @@ def export(
     if macro is not None and macro.name.startswith(name):
         raise ValueError(f"the macro {macro.name} has the name of a module of {name}; give the unit another name")
     around = describe_shell(unit, shell, segments) if shell else None
-    vectors = stream(unit, [*segments, *further])
+    vectors = stream(unit, [*segments, *further], np.random.default_rng(0))
     verilog = to_commented_verilog(unit, name)
     facts = describe(unit, name) | ({"shell": around.to_json(name)} if around else {})
     loaded = tables(unit, [constants for constants, _ in segments], heads)

@@ -124,6 +124,9 @@ int main(int argc, char** argv) {
     Pauses gaps{number(3), number(4), {seed}}, write_gaps{number(3), number(4), {seed ^ 0x3333}}, stalls{number(5), number(6), {~seed}};
     const uint32_t ready_mode = number(7);
     Resets resets{number(8) && !places.empty(), {seed ^ 0x5555}};
+    // With gaps, a payload that is not offered is that of any beat or write: a unit must not take it. Without, it does
+    // not change, since the energy of a netlist is that of such a run.
+    Random others{seed ^ 0x7777};
     const uint64_t patience = number(10);
     const bool logged = std::strcmp(argv[11], "-") != 0;
 
@@ -192,6 +195,8 @@ int main(int argc, char** argv) {
         if (!offered && taken < beats && !gaps.pause()) {
             offered = true;
             drive(dut->scores_payload, &scores[taken * score_words], score_words);
+        } else if (!offered && gaps.probability && beats) {
+            drive(dut->scores_payload, &scores[others.next() % beats * score_words], score_words);
         }
         dut->scores_valid = offered;
 #ifdef CONFIGURATION
@@ -200,6 +205,8 @@ int main(int argc, char** argv) {
             !(written && after(written) == after(written - 1) && write_gaps.pause())) {
             offered_write = true;
             drive(dut->configuration_payload, &configuration[written * (write_words + 1) + 1], write_words);
+        } else if (!offered_write && gaps.probability && writes) {
+            drive(dut->configuration_payload, &configuration[others.next() % writes * (write_words + 1) + 1], write_words);
         }
         dut->configuration_valid = offered_write;
 #endif

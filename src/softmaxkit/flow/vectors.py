@@ -123,13 +123,14 @@ def places(rows: Rows, lanes: int) -> Places:
     return Places(row, key, beat, key % lanes, last)
 
 
-def stream(unit: SoftmaxUnit, segments: Segments) -> Stream:
+def stream(unit: SoftmaxUnit, segments: Segments, order: np.random.Generator | None = None) -> Stream:
     """Pack rows for a unit, with the results of golden.
 
     Args:
         unit: baked or loadable. Loadable constants are written before the first row of each segment; from the second
             segment on, they are offered while the last row of the previous segment is still inside.
         segments: constants with the rows to run on them.
+        order: draws the order of the writes of each group, so that a word that changes another shows; None: by address.
     """
     scores, results, writes, positions, begins = [], [], [], [], []
     beats = last_row = written = 0
@@ -137,7 +138,10 @@ def stream(unit: SoftmaxUnit, segments: Segments) -> Stream:
         per_lane = unit.positions_a_lane(constants)
         at = places(rows, unit.lanes * per_lane)
         if unit.registers is not None:
-            writes.append(pack_writes(unit, unit.writes(constants), beats and last_row + 1))
+            words = unit.writes(constants)
+            if order is not None:
+                words = [words[place] for place in order.permutation(len(words))]
+            writes.append(pack_writes(unit, words, beats and last_row + 1))
         group = written, sum(map(len, writes))
         written = group[1]
         golden = unit.golden(np.where(rows.real, rows.codes, 0), rows.mask, constants, rows.sets)

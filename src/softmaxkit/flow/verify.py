@@ -167,8 +167,9 @@ def verify(
     failing: tuple[Stream, Traffic] | None = None
     shown: tuple[Stream, Traffic] | None = None
     runs = _runs(unit, constants, outputs, np.random.default_rng(seed), rows, fast, verification)
+    order = np.random.default_rng(seed)
     for number, (segments, traffic) in enumerate(runs):
-        run = stream(unit, segments), Traffic(**{**vars(traffic), "seed": seed + number + 1})
+        run = stream(unit, segments, order), Traffic(**{**vars(traffic), "seed": seed + number + 1})
         outcome = simulator.run(*run)
         verification.add(run[0], outcome)
         for beat, words in outcome.wrong:
