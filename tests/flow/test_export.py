@@ -248,6 +248,19 @@ def test_a_broken_design_fails(line: str, wrong: str, reason: str, copied: Path)
     assert re.search(f"^FAIL: .*{reason}" if reason != "FAIL" else "^FAIL", printed, re.MULTILINE), printed
 
 
+@icarus
+def test_a_table_that_takes_words_that_are_not_offered_fails(copied: Path) -> None:
+    """An X address writes nothing in simulation, so that words that are not offered are not always X."""
+    design = copied / f"{NAME}.sv"
+    offered = r"(assign enable_\w+ = )configuration_valid & configuration_ready;"
+    broken, count = re.subn(offered, r"\g<1>1'b1;", design.read_text())
+    assert count > 0
+    design.write_text(broken)
+    code, printed = make(copied, "test")
+    assert code != 0
+    assert re.search(r"^FAIL: .* [1-9]\d* wrong", printed, re.MULTILINE), printed
+
+
 @pytest.mark.parametrize(
     ("period", "half"),
     [
