@@ -26,7 +26,8 @@ import softmaxkit
 from benchmark import Results, count, options, run
 from softmaxkit import ConSmax, Exaq, KeyValueCache
 from softmaxkit.kernels.attention import FEW
-from softmaxkit.kernels.codes import BITS, encode
+from softmaxkit.kernels.codes import BITS
+from softmaxkit.kernels.encode import encode
 from softmaxkit.kernels.frame import frame
 from softmaxkit.record import make_result
 

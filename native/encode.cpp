@@ -1,4 +1,4 @@
-// Quantisation of keys and values to the codes of a cache (codes.hpp), bit-identical to kernels/codes.py.
+// Quantisation of keys and values to the codes of a cache (codes.hpp), bit-identical to kernels/encode.py.
 #include <atomic>
 
 #include <nanobind/nanobind.h>
@@ -81,15 +81,17 @@ void write_codes(const float* values, int64_t channels, uint8_t* codes, bfloat16
     }
 }
 
-// Strides are in elements; centre and factor are (batch, heads, channels), contiguous. Returns false if a value is not
-// finite; the codes are then invalid.
+// Strides are in elements; centre and factor are (batch, heads, channels), contiguous. With `slots`, int64 of each token
+// of a single sequence, the codes are a pool of pages of `block` tokens. Returns false if a value is not finite; codes
+// are then invalid. Without steps, that is all it does.
 template <class T, int bits>
 bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::array<int64_t, 3>& strides,
             uintptr_t centre, uintptr_t factor, uintptr_t codes, const std::array<int64_t, 3>& code_strides,
-            uintptr_t steps, const std::array<int64_t, 3>& step_strides, int threads) {
+            uintptr_t steps, const std::array<int64_t, 3>& step_strides, uintptr_t slots, int64_t block, int threads) {
     const int64_t batch = sizes[0], heads = sizes[1], tokens = sizes[2], channels = sizes[3];
     auto* const to = reinterpret_cast<typename Codes<bits>::Code*>(codes);
     auto* const step = reinterpret_cast<typename Codes<bits>::Step*>(steps);
+    const auto* const slot = reinterpret_cast<const int64_t*>(slots);
     std::atomic<bool> finite = true;
     parallel_for(batch * heads * tokens, least_rows(channels), threads, [&](int64_t first, int64_t last) {
         std::vector<float> values(rounded_up(channels, std::max(channels_of_step, width)));
@@ -101,8 +103,11 @@ bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::arra
             };
             const T* source = token(reinterpret_cast<const T*>(from), strides, sequence, head, index);
             if (!framed(source, of_head(centre), of_head(factor), channels, values.data())) finite = false;
-            write_codes(values.data(), channels, token(to, code_strides, sequence, head, index),
-                        token(step, step_strides, sequence, head, 0) + index, step_strides[2]);
+            if (step == nullptr) continue;
+            const int64_t page = slot == nullptr ? sequence : slot[index] / block;
+            const int64_t place = slot == nullptr ? index : slot[index] % block;
+            write_codes(values.data(), channels, token(to, code_strides, page, head, place),
+                        token(step, step_strides, page, head, 0) + place, step_strides[2]);
         }
     });
     return finite;

@@ -15,7 +15,8 @@ from transformers import LlamaConfig
 
 from softmaxkit import Exact, KeyValueCache, PagedKeyValueCache, QuantisedCache
 from softmaxkit.fused_attention.watch import COST, LATEST, Watch
-from softmaxkit.kernels.codes import BITS, _by_torch, encode
+from softmaxkit.kernels.codes import BITS
+from softmaxkit.kernels.encode import _by_torch, encode
 from softmaxkit.kernels.frame import FIRST_KEYS, OUTGROWN, frame, is_outgrown
 
 CHANNELS, TOKENS, PLACE = 64, 300, 3

@@ -15,7 +15,8 @@ from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, Quantis
 from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.codes import BITS, encode
+from softmaxkit.kernels.codes import BITS
+from softmaxkit.kernels.encode import encode
 from softmaxkit.kernels.frame import frame
 
 CHANNELS, TOKENS, PLACE = 64, 400, 3

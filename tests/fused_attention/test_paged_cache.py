@@ -13,7 +13,8 @@ from torch import Tensor
 
 from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, PagedKeyValueCache, Softermax, Spec
 from softmaxkit.kernels import backends, builds
-from softmaxkit.kernels.codes import BITS, encode
+from softmaxkit.kernels.codes import BITS
+from softmaxkit.kernels.encode import encode
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [
     (Exaq(), {"clip": -5.0}),

@@ -17,7 +17,8 @@ import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, QuantisedCache, Spec
 from softmaxkit.kernels import backends, builds
-from softmaxkit.kernels.codes import BITS, _by_torch
+from softmaxkit.kernels.codes import BITS
+from softmaxkit.kernels.encode import _by_torch
 
 pytest.importorskip("triton")
 

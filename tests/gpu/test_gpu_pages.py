@@ -12,7 +12,8 @@ from cache_cases import KEY_HEADS, KINDS, METHODS, assert_close, expected, watch
 from torch import Tensor
 
 from softmaxkit import Exact, Exaq, KeyValueCache, PagedKeyValueCache
-from softmaxkit.kernels.codes import BITS, Cached, Paged, encode
+from softmaxkit.kernels.codes import BITS, Cached, Paged
+from softmaxkit.kernels.encode import encode
 
 pytest.importorskip("triton")
 

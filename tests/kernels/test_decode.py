@@ -15,7 +15,8 @@ from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, Softermax
 from softmaxkit.kernels import attention, backends
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
-from softmaxkit.kernels.codes import BITS, Cached, encode
+from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.encode import encode
 
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from softmaxkit import KeyValueCache
-from softmaxkit.kernels import codes
 from softmaxkit.kernels.backends import native
-from softmaxkit.kernels.codes import Cached, encode
+from softmaxkit.kernels.codes import BITS, CHANNELS_OF_STEP, Cached
+from softmaxkit.kernels.encode import (
+    _away_from_zero,
+    _by_torch,
+    check_finite,
+    encode,
+    encode_into,
+    encode_into_slots,
+)
 
 pytestmark = pytest.mark.skipif(native() is None, reason="softmaxkit was installed without its native kernels")
 
@@ -20,12 +27,7 @@ def both(
     tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None
 ) -> tuple[Cached, Cached]:
     """Return the codes computed by the kernel and by torch."""
-    kernels = native()
-    assert kernels is not None
-    own, theirs = codes._natively(kernels, tokens, bits, centre, factor), codes._by_torch(tokens, bits, centre, factor)
-    assert own is not None
-    assert theirs is not None
-    return own, theirs
+    return encode(tokens, bits, centre, factor), _by_torch(tokens, bits, centre, factor)
 
 
 def assert_same(own: Cached, theirs: Cached) -> None:
@@ -36,7 +38,7 @@ def assert_same(own: Cached, theirs: Cached) -> None:
     assert own.shape == theirs.shape
 
 
-@pytest.mark.parametrize("bits", codes.BITS)
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("channels", [1, 5, 31, 32, 33, 64, 80, 129])
 @pytest.mark.parametrize("framed", [False, True])
@@ -49,7 +51,7 @@ def test_codes_equal_those_of_torch(bits: int, dtype: torch.dtype, channels: int
     assert_same(*both(tokens.to(dtype), bits, centre, factor))
 
 
-@pytest.mark.parametrize("bits", codes.BITS)
+@pytest.mark.parametrize("bits", BITS)
 def test_any_strides_and_no_tokens(bits: int) -> None:
     tokens = torch.randn(2, 40, 3, 48, generator=torch.Generator().manual_seed(0))
     for view in (
@@ -64,7 +66,7 @@ def test_any_strides_and_no_tokens(bits: int) -> None:
         assert_same(*both(view, bits))
 
 
-@pytest.mark.parametrize("bits", codes.BITS)
+@pytest.mark.parametrize("bits", BITS)
 def test_extreme_values(bits: int) -> None:
     """Ties between codes and between signs, zeros, steps without a finite inverse, subnormal and largest values."""
     rows = [
@@ -84,12 +86,69 @@ def test_extreme_values(bits: int) -> None:
     assert_same(*both(torch.stack(rows)[None, None], bits))
 
 
-@pytest.mark.parametrize("bits", codes.BITS)
+def codes_in_a_frame(bits: int, heads: int, channels: int) -> Cached:
+    """Return codes of 96 tokens in some frame, (2, heads, 96, channels)."""
+    random = torch.Generator().manual_seed(bits)
+    centre = torch.randn(1, heads, 1, channels, generator=random)
+    return encode(torch.randn(2, heads, 96, channels, generator=random), bits, centre, 2 * torch.ones_like(centre))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_codes_are_written_where_there_is_room(bits: int, by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = codes_in_a_frame(bits, 3, 40)
+    tokens = torch.randn(2, 5, 3, 40, generator=torch.Generator().manual_seed(9)).transpose(1, 2)
+    if by_torch:
+        monkeypatch.setattr("softmaxkit.kernels.encode.native", lambda: None)
+    codes, steps = held.codes.clone(), held.steps.clone()
+    new = _by_torch(tokens, bits, held.centre, held.factor)
+    codes[:, :, 70:75], steps[..., 70:75] = new.codes, new.steps
+    encode_into(held, 70, tokens)
+    assert torch.equal(held.codes, codes)
+    assert torch.equal(held.steps, steps)
+    with pytest.raises(ValueError, match="keys and values must be finite in float32"):
+        encode_into(held, 0, torch.full_like(tokens, math.inf))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_codes_are_written_into_slots_of_pages(bits: int, by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = codes_in_a_frame(bits, 3, 40)  # two pages of 96 tokens
+    tokens = torch.randn(1, 4, 3, 40, generator=torch.Generator().manual_seed(9)).transpose(1, 2)
+    if by_torch:
+        monkeypatch.setattr("softmaxkit.kernels.encode.native", lambda: None)
+    codes, steps = pool.codes.clone(), pool.steps.clone()
+    new = _by_torch(tokens, bits, pool.centre, pool.factor)
+    slots = torch.tensor([[191, 0], [5, 1], [96, 2], [7, 3]])[:, 0]
+    for token, (page, place) in enumerate([(1, 95), (0, 5), (1, 0), (0, 7)]):
+        codes[page, :, place], steps[page, ..., place] = new.codes[0, :, token], new.steps[0, ..., token]
+    encode_into_slots(pool, slots, tokens)
+    assert torch.equal(pool.codes, codes)
+    assert torch.equal(pool.steps, steps)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_what_cannot_be_encoded_is_known_before(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = codes_in_a_frame(4, 3, 40)
+    codes, steps = pool.codes.clone(), pool.steps.clone()
+    if by_torch:
+        monkeypatch.setattr("softmaxkit.kernels.encode.native", lambda: None)
+    tokens = torch.randn(1, 3, 4, 40, generator=torch.Generator().manual_seed(9))
+    check_finite(tokens, pool)
+    for bad in (math.nan, math.inf):
+        tokens[0, 2, 3, 39] = bad
+        with pytest.raises(ValueError, match="keys and values must be finite in float32"):
+            check_finite(tokens, pool)
+    assert torch.equal(pool.codes, codes)
+    assert torch.equal(pool.steps, steps)
+
+
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("by_torch", [False, True])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_nan_and_infinity_are_rejected(bits: int, by_torch: bool, bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
     if by_torch:
-        monkeypatch.setattr(codes, "native", lambda: None)
+        monkeypatch.setattr("softmaxkit.kernels.encode.native", lambda: None)
     tokens = torch.ones(1, 2, 3, 33)
     cache = KeyValueCache(tokens, tokens, bits)
     for channel in (0, 32):
@@ -105,7 +164,7 @@ def test_nan_and_infinity_are_rejected(bits: int, by_torch: bool, bad: float, mo
 @pytest.mark.parametrize("by_torch", [False, True])
 def test_a_difference_beyond_float32_is_rejected(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if by_torch:
-        monkeypatch.setattr(codes, "native", lambda: None)
+        monkeypatch.setattr("softmaxkit.kernels.encode.native", lambda: None)
     largest = torch.full((1, 1, 1, 4), torch.finfo(torch.float32).max)
     with pytest.raises(ValueError, match="finite in float32"):
         encode(largest, 4, -largest)
@@ -117,13 +176,13 @@ def test_rounding_to_codes(channels: int) -> None:
     tokens = torch.randn(2, 3, 40, channels, generator=random) * torch.logspace(-20, 20, 40)[:, None]
     tokens[0, 0, 3] = 0.0
     tokens[0, 0, 4] = 3e38
-    eight, four = (encode(tokens, bits) for bits in codes.BITS)
+    eight, four = (encode(tokens, bits) for bits in BITS)
     largest = tokens.abs().amax(-1, keepdim=True)
     assert (eight.shape, four.shape) == (tokens.shape, tokens.shape)
     assert ((eight.decoded(torch.float32) - tokens).abs() <= largest * (0.5001 / 127)).all()
     error = (four.decoded(torch.float32) - tokens).abs()
-    for first in range(0, channels, codes.CHANNELS_OF_STEP):
-        some = slice(first, first + codes.CHANNELS_OF_STEP)
+    for first in range(0, channels, CHANNELS_OF_STEP):
+        some = slice(first, first + CHANNELS_OF_STEP)
         most = tokens[..., some].abs().amax(-1, keepdim=True)
         # Half a step of 1/8, which rounding up to bfloat16 enlarges by 2^-7 at most; a whole step for channels that are
         # as large as the largest but have the other sign.
@@ -137,7 +196,7 @@ def test_error_of_4_bits_compared_with_8() -> None:
     This limit, sigma * 2^-bits, is the rate-distortion function of a normal source, and 10 times the error of 8 bits.
     """
     tokens = torch.randn(1, 8, 500, 64, generator=torch.Generator().manual_seed(0))
-    eight, four = ((encode(tokens, bits).decoded(torch.float32) - tokens).square().mean().sqrt() for bits in codes.BITS)
+    eight, four = ((encode(tokens, bits).decoded(torch.float32) - tokens).square().mean().sqrt() for bits in BITS)
     assert 2**-4 / eight >= 10
     assert 2**-4 <= four <= 15 * eight
 
@@ -147,4 +206,4 @@ def test_rounding_away_from_zero_gives_no_infinity() -> None:
     largest = torch.finfo(torch.float32).max
     values = torch.tensor([largest / 8, -largest / 8, 1.0, 1.00001, -1.00001, 0.0, -0.0, 1e-45, math.nan])
     expected = torch.tensor([2.0**125, -(2.0**125), 1.0, 1.0078125, -1.0078125, 0.0, -0.0, 9.2e-41, math.nan])
-    assert torch.equal(codes._away_from_zero(values).view(torch.int16), expected.bfloat16().view(torch.int16))
+    assert torch.equal(_away_from_zero(values).view(torch.int16), expected.bfloat16().view(torch.int16))

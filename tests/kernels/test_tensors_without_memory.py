@@ -20,9 +20,11 @@ from torch.testing._internal.two_tensor import TwoTensor
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.choice import choose
-from softmaxkit.kernels import codes, native_attention, packed, rows
+from softmaxkit.kernels import encode as encoding
+from softmaxkit.kernels import native_attention, packed, rows
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import native
+from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base import numbers
 
 SCORES = torch.randn(1, 4, 8, 16, generator=torch.Generator().manual_seed(0))
@@ -36,8 +38,8 @@ METHODS = [pytest.param(spec, id=spec.method) for spec in PARAMETERS]
 LEVELS = [0.1, 0.2, 0.5, 1.0]
 
 
-def encode(x: Tensor) -> codes.Cached:
-    return codes.encode(x, 8)
+def encode(x: Tensor) -> Cached:
+    return encoding.encode(x, 8)
 
 
 KERNELS: list[Callable[[Tensor], Any]] = [

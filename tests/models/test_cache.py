@@ -20,7 +20,8 @@ import softmaxkit
 from models.architectures import make
 from softmaxkit import ConSmax, Exaq, KeyValueCache, QuantisedCache, Softermax, Spec
 from softmaxkit.kernels.backends import backend_name
-from softmaxkit.kernels.codes import BITS, Cached, encode
+from softmaxkit.kernels.codes import BITS, Cached
+from softmaxkit.kernels.encode import encode
 from softmaxkit.kernels.frame import frame
 from softmaxkit.models.cache import CachedTensor, QuantisedLayer
 

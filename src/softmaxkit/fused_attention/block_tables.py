@@ -35,16 +35,16 @@ def checked_pages(
             "slot_mapping on the CPU to see which they are"
         )
     num_blocks, block_size, device = pool[0].codes.shape[0] - 1, pool[0].codes.shape[2], pool[0].device
-    sequences, pages = block_tables.shape
+    pages = block_tables.shape[1]
     most = pages * block_size if max_seq_len is None else min(max_seq_len, pages * block_size)
     what = f"the tokens of {pages} pages of {block_size}"
-    check_range(seq_lens, most, what if max_seq_len is None else f"{what}, and max_seq_len")
+    shortest, tokens = check_range(seq_lens, most, what if max_seq_len is None else f"{what}, and max_seq_len")
     lengths = seq_lens.to(device, torch.int64)
-    tokens = int(seq_lens.max()) if sequences else 0
     used = -(-tokens // block_size)
     table = block_tables[:, :used].to(device, torch.int64)
-    is_needed = torch.arange(used, device=device) * block_size < lengths[:, None]
-    table = table.masked_fill(~is_needed, 0)
+    if shortest <= (used - 1) * block_size:  # else all sequences need as many pages
+        is_needed = torch.arange(used, device=device) * block_size < lengths[:, None]
+        table = table.masked_fill(~is_needed, 0)
     check_blocks("block_tables", table, num_blocks)
     return lengths, _pages(pool, table, tokens)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from softmaxkit.fused_attention.over_codes import attention_over_codes, check_queries, checked_lengths
 from softmaxkit.fused_attention.stores import KeyStore, Store
 from softmaxkit.kernels.attention import check_optional_tensors, check_tensors
-from softmaxkit.kernels.codes import Cached, check_bits, ordinary
+from softmaxkit.kernels.codes import Cached, check_bits
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
@@ -56,7 +56,7 @@ class KeyValueCache:
 
         Raises:
             ValueError: shapes do not fit; on the CPU, NaN or infinity. On a GPU these give NaN to every query that
-                attends to them, see `softmaxkit.kernels.codes.encode`.
+                attends to them, see `softmaxkit.kernels.encode.encode`.
             TypeError: the dtype or the device differs from that of the first keys.
         """
         check_tensors(keys=keys, values=values)
@@ -74,12 +74,10 @@ class KeyValueCache:
         if keys.shape[2] == 0:
             return
         with torch.inference_mode(False):  # the cache may grow later, in any mode
-            encoded = [
-                store.encoded(self._length, ordinary(tokens).detach())
-                for store, tokens in zip(self._stores, (keys, values), strict=True)
-            ]  # of both first, so that a failure leaves the cache as it was
-            for store, codes in zip(self._stores, encoded, strict=True):
-                store.put(codes, self._length + keys.shape[2])
+            for store, tokens in zip(self._stores, (keys, values), strict=True):
+                store.encode(self._length, tokens.detach())  # both first, so that a failure leaves the cache as it was
+            for store in self._stores:
+                store.put(self._length, keys.shape[2])
             self._length += keys.shape[2]
 
     def crop(self, length: int) -> None:

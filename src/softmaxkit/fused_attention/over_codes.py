@@ -145,11 +145,14 @@ def checked_lengths(lengths: Tensor, sequences: int) -> Tensor:
     return lengths
 
 
-def check_range(lengths: Tensor, most: int, what: str) -> None:
-    """Check that lengths are 0 to `most`, which is described by `what`; waits for a GPU that holds them.
+def check_range(lengths: Tensor, most: int, what: str) -> tuple[int, int]:
+    """Return the smallest and the largest length, 0 if there are none; waits for a GPU that holds them.
 
     Raises:
-        ValueError: a length is out of range.
+        ValueError: one is not 0 to `most`, which is described by `what`.
     """
-    if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= most:
-        raise ValueError(f"lengths must be 0 to {most}, {what}, got {int(lengths.min())} to {int(lengths.max())}")
+    numbers = lengths.tolist() or [0]
+    smallest, largest = min(numbers), max(numbers)
+    if not 0 <= smallest <= largest <= most:
+        raise ValueError(f"lengths must be 0 to {most}, {what}, got {smallest} to {largest}")
+    return smallest, largest

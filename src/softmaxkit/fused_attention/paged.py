@@ -16,7 +16,7 @@ from softmaxkit.fused_attention.over_codes import (
     check_queries,
     on_device,
 )
-from softmaxkit.fused_attention.pool import empty, encoded, slots_to_write, write
+from softmaxkit.fused_attention.pool import check_encodable, empty, heads_first, slots_to_write
 from softmaxkit.fused_attention.pool_checks import (
     INTEGERS,
     check_blocks,
@@ -35,6 +35,7 @@ from softmaxkit.kernels.attention import (
     check_whole_numbers,
 )
 from softmaxkit.kernels.codes import Cached, ordinary
+from softmaxkit.kernels.encode import encode_into_slots
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
@@ -178,9 +179,10 @@ class PagedKeyValueCache:
         slots, are_sound = on_device(slot_mapping, self.device), None
         if not is_checked:
             slots, are_sound = slots_to_write(slots, room)
-        values = encoded("value", value, self._values)
+        values = heads_first(value)
+        check_encodable("value", values, self._values)
         self._pool_keys.write(key, slots)
-        write(self._values, values, slots)
+        encode_into_slots(self._values, slots, values)
         if are_sound is not None:
             self._is_sound.logical_and_(are_sound)
         self._pool_keys.look(slots.numel())

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.codes import Cached, encode
+from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.encode import check_finite, encode
 from softmaxkit.kernels.launch import in_huge_pages
 
 
@@ -31,36 +32,24 @@ def empty(num_blocks: int, block_size: int, heads: int, channels: int, bits: int
     return Cached(in_huge_pages(codes), in_huge_pages(steps), channels)
 
 
-def encoded(name: str, tokens: Tensor, pool: Cached) -> Cached:
-    """Quantise tokens, (tokens, heads, channels), for a pool.
+def check_encodable(name: str, tokens: Tensor, pool: Cached) -> None:
+    """Check, on the CPU, that a pool can hold tokens, (1, heads, tokens, channels).
 
     Raises:
-        ValueError: as in `softmaxkit.kernels.codes.encode`.
+        ValueError: as in `softmaxkit.kernels.encode.encode`.
     """
     try:
-        return encode(heads_first(tokens), pool.bits, pool.centre, pool.factor)
+        check_finite(tokens, pool)
     except ValueError as error:
         raise ValueError(f"{name} cannot be written: {error}") from None
 
 
-def write(pool: Cached, codes: Cached, slots: Tensor) -> None:
-    """Write codes, (1, heads, tokens, channels), into the slots of a pool, int64, (tokens,)."""
-    blocks, places = _pages_of(slots, pool)
-    pool.codes[blocks, :, places] = codes.codes[0].transpose(0, 1)
-    pool.steps[blocks, :, :, places] = codes.steps[0].permute(2, 0, 1)
-
-
 def read(pool: Cached, slots: Tensor) -> Cached:
     """Return the codes in slots of a pool, (1, heads, tokens, channels)."""
-    blocks, places = _pages_of(slots, pool)
+    block_size = pool.codes.shape[2]
+    blocks, places = slots // block_size, slots % block_size
     codes, steps = pool.codes[blocks, :, places].transpose(0, 1), pool.steps[blocks, :, :, places].permute(1, 2, 0)
     return replace(pool, codes=codes[None], steps=steps[None])
-
-
-def _pages_of(slots: Tensor, pool: Cached) -> tuple[Tensor, Tensor]:
-    """Return the page of each slot, and its place in the page."""
-    block_size = pool.codes.shape[2]
-    return slots // block_size, slots % block_size
 
 
 def heads_first(tokens: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.pool import encoded, heads_first, read, write
+from softmaxkit.fused_attention.pool import check_encodable, heads_first, read
 from softmaxkit.fused_attention.watch import LATEST, Watch
 from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.encode import encode_into_slots
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 
 RARELY = 64
@@ -56,17 +57,21 @@ class PoolKeys:
             slots: int64, (tokens,), on the pool's device.
 
         Raises:
-            ValueError: as in `softmaxkit.kernels.codes.encode`; nothing is written.
+            ValueError: as in `softmaxkit.kernels.encode.encode`; nothing is written.
         """
         with torch.inference_mode(False):
             if self._first is None:
-                write(self.held, encoded("key", keys, self.held), slots)
+                tokens = heads_first(keys)
+                check_encodable("key", tokens, self.held)
+                encode_into_slots(self.held, slots, tokens)
                 if not (self._watch.has_warned or is_captured(self.held.device)):  # a graph's memory stays in it
                     self._latest.append(slots[-LATEST:].clone())  # servers reuse the memory of their slots
                 return
             first = self._first.written(keys.detach(), slots)
             held = self._framed(first.keys)
-            write(held, encoded("key", first.keys[first.tokens], held), first.slots)
+            tokens = heads_first(first.keys[first.tokens])
+            check_encodable("key", tokens, held)
+            encode_into_slots(held, first.slots, tokens)
             self.held = held
             self._first = replace(first, keys=first.keys.clone()) if len(first) < FIRST_KEYS else None
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.watch import LATEST, Watch
-from softmaxkit.kernels.codes import Cached, encode
+from softmaxkit.kernels.codes import Cached, ordinary
+from softmaxkit.kernels.encode import encode, encode_into
 from softmaxkit.kernels.frame import FIRST_KEYS, frame
 
 
@@ -19,17 +20,18 @@ class Store:
         with torch.inference_mode(False):
             self.held = encode(torch.empty_like(none), bits)
 
-    def encoded(self, length: int, tokens: Tensor) -> Cached:
-        """Return codes to put, of tokens that follow the first `length` ones; the store stays as it is."""
-        return encode(tokens, self.held.bits, self.held.centre, self.held.factor)
+    def encode(self, length: int, tokens: Tensor) -> None:
+        """Encode tokens that follow the first `length` ones, for `put`; these stay as they are.
 
-    def put(self, codes: Cached, length: int) -> None:
-        """Make these codes the last ones of `length` tokens."""
-        begin = length - codes.shape[2]
-        if begin == 0 or length > self.held.shape[2]:  # codes of another frame leave those that are in use alone
-            self._grow(begin, 2 * length)
-        self.held = replace(self.held, centre=codes.centre, factor=codes.factor)
-        self.held.codes[:, :, begin:length], self.held.steps[..., begin:length] = codes.codes, codes.steps
+        Raises:
+            ValueError: as `softmaxkit.kernels.encode.encode`.
+        """
+        if length + tokens.shape[2] > self.held.shape[2]:
+            self._grow(length, 2 * (length + tokens.shape[2]))
+        encode_into(self.held, length, tokens)
+
+    def put(self, length: int, new: int) -> None:
+        """Make the `new` tokens encoded last follow the first `length` ones, where they are already."""
 
     def _grow(self, used: int, room: int) -> None:
         codes, steps = self.held.codes, self.held.steps
@@ -58,32 +60,35 @@ class KeyStore(Store):
     def __init__(self, none: Tensor, bits: int) -> None:
         super().__init__(none, bits)
         self._first: Tensor | None = None
-        """The first keys as they came, and possibly some that were not put after them; None once they are many."""
+        """The first keys as they came; None once they are many."""
+        self._next: tuple[Tensor, Cached] | None = None
+        """The first keys and the ones to put after them, and all of their codes."""
         self._watch = Watch()
 
-    def encoded(self, length: int, tokens: Tensor) -> Cached:
-        """Return codes to put; while the first keys are few, of all of them."""
+    def encode(self, length: int, tokens: Tensor) -> None:
+        """Encode keys as `Store.encode`; while the first keys are few, all of them, in the frame that all have."""
         if length == 0:
-            every = tokens
+            every = ordinary(tokens)
         elif self._first is not None:
             every = torch.cat([self._first[:, :, :length], tokens], 2)
         else:
-            return super().encoded(length, tokens)
-        codes = encode(every, self.held.bits, *frame(every, self.held.bits))
-        self._first = every
-        return codes
+            super().encode(length, tokens)
+            return
+        self._next = every, encode(every, self.held.bits, *frame(every, self.held.bits))
 
-    def put(self, codes: Cached, length: int) -> None:
-        """Make these codes the last ones of `length` keys."""
-        super().put(codes, length)
-        if codes.shape[2] == length:
-            self._watch = Watch()
-            self._first = self._first.clone() if self._first is not None and length < FIRST_KEYS else None
+    def put(self, length: int, new: int) -> None:
+        """Make the `new` keys encoded last follow the first `length` ones."""
+        end = length + new
+        if self._next is not None:
+            every, self.held = self._next  # codes of another frame leave those that are in use alone
+            self._grow(end, 2 * end)
+            self._watch, self._next = Watch(), None
+            self._first = every.clone() if end < FIRST_KEYS else None
         else:
-            latest = slice(max(0, length - LATEST), length)
+            latest = slice(max(0, end - LATEST), end)
             self._watch.see(
-                codes.shape[2],
-                codes.device,
+                new,
+                self.held.device,
                 lambda: replace(self.held, codes=self.held.codes[:, :, latest], steps=self.held.steps[..., latest]),
             )
 

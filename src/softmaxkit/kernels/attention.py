@@ -258,13 +258,14 @@ def check_shapes(query: Tensor, key: Tensor | Cached, value: Tensor | Cached) ->
     Raises:
         ValueError: they do not match.
     """
-    if not len(query.shape) == len(key.shape) == len(value.shape) == 4:
+    of_query, of_key, of_value = query.shape, key.shape, value.shape
+    if not len(of_query) == len(of_key) == len(of_value) == 4:
         expected = "query, key and value must be (batch, heads, tokens, channels)"
-    elif key.shape[:3] != value.shape[:3] or query.shape[0] != key.shape[0] or query.shape[3] != key.shape[3]:
+    elif of_key[:3] != of_value[:3] or of_query[0] != of_key[0] or of_query[3] != of_key[3]:
         expected = (
             "keys must have the batch and channels of the queries, and values the batch, heads and tokens of the keys"
         )
-    elif key.shape[1] == 0 or query.shape[1] % key.shape[1]:
+    elif of_key[1] == 0 or of_query[1] % of_key[1]:
         expected = "query heads must be a multiple of key heads"
     else:
         return

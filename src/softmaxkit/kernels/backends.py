@@ -109,7 +109,8 @@ def pick(call: Call, *tensors: Tensor, more: Callable[[str], list[str]] = lambda
     """
     refusals: dict[str, list[str]] = {}
     for name in candidates(tensors[0].device):
-        reasons = _reasons(name, call, tensors, more)
+        absent = unavailable(name)
+        reasons = [absent] if absent else _reasons(name, call, tensors, more)
         if not reasons:
             return Choice(name, refusals)
         refusals[name] = reasons
@@ -134,9 +135,7 @@ def kind_of(name: str) -> str:
 
 
 def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[str], list[str]]) -> list[str]:
-    """Return the reasons why a back end cannot run a call."""
-    if absent := unavailable(name):
-        return [absent]
+    """Return the reasons why a back end that is available cannot run a call."""
     support = call.support(kind_of(name))
     if support is None:
         return ["it has no such kernel"]

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-from softmaxkit.kernels.backends import is_traced, native
-from softmaxkit.kernels.launch import DTYPES, address, untraced
 
 BITS = (8, 4)
 """Bits of a code."""
@@ -152,91 +147,3 @@ def ordinary(tensor: Tensor) -> Tensor:
     """Return the tensor, or a clone of one made in inference mode: such a one cannot be written to elsewhere."""
     with torch.inference_mode(False):
         return tensor.clone() if tensor.is_inference() else tensor
-
-
-def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
-    """Encode keys or values, rounding to nearest.
-
-    Args:
-        tokens: floating-point, finite in float32, (batch, key heads, tokens, channels).
-        bits: 8 or 4. With 8 bits, a step is 1/127 of the token's largest magnitude. With 4 bits it is 1/8 of the
-            largest in its group of channels, signed so that this one has code -8, and rounded up to bfloat16.
-        centre: subtracted from the tokens first, as in `Cached`.
-        factor: divides the difference, as in `Cached`.
-
-    Raises:
-        ValueError: on the CPU, a number is NaN or infinite in float32, or becomes so when the centre is subtracted. On
-            other devices a check would have to synchronise: the step is NaN instead, as is attention to the token.
-    """
-    return (_encode_on_cpu if tokens.device.type == "cpu" else _by_torch)(tokens, bits, centre, factor)
-
-
-@untraced
-def _encode_on_cpu(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None) -> Cached:
-    kernels = native() if tokens.dtype in DTYPES and not is_traced() else None
-    encoded: Cached | None
-    if kernels is None:
-        encoded = _by_torch(tokens, bits, centre, factor)
-        encoded = None if encoded.steps.isnan().any() else encoded
-    else:
-        encoded = _natively(kernels, tokens, bits, centre, factor)
-    if encoded is None:
-        raise ValueError("keys and values must be finite in float32: codes represent neither NaN nor infinity")
-    return encoded
-
-
-def _natively(
-    kernels: ModuleType, tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None
-) -> Cached | None:
-    """Encode with a native kernel; return None if a number is not finite."""
-    *places, channels = tokens.shape
-    tokens = tokens.detach() if tokens.stride(-1) == 1 else tokens.detach().contiguous()
-    if bits == 8:
-        codes = tokens.new_empty((*places, channels), dtype=torch.int8)
-        steps = tokens.new_empty((*places[:2], 1, places[2]), dtype=torch.float32)
-    else:
-        codes = tokens.new_empty((*places, (channels + 1) // 2), dtype=torch.uint8)
-        groups = -(-channels // CHANNELS_OF_STEP)
-        steps = tokens.new_empty((*places[:2], groups, places[2]), dtype=torch.bfloat16)
-    frame = [None if x is None else x.expand(*places[:2], 1, channels).contiguous() for x in (centre, factor)]
-    finite = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
-        list(tokens.shape),
-        address(tokens),
-        list(tokens.stride()[:3]),
-        *(address(x) for x in frame),
-        address(codes),
-        list(codes.stride()[:3]),
-        address(steps),
-        list(steps.stride()[:3]),
-        torch.get_num_threads(),
-    )
-    return Cached(codes, steps, channels, centre, factor) if finite else None
-
-
-def _by_torch(tokens: Tensor, bits: int, centre: Tensor | None, factor: Tensor | None) -> Cached:
-    """Encode with torch; numbers that are not finite get a step of NaN."""
-    wide = tokens.float() if centre is None else tokens.float() - centre
-    wide = wide if factor is None else wide / factor
-    channels = wide.shape[3]
-    wide = torch.where(wide.isfinite(), wide, torch.nan)
-    if bits == 8:
-        steps = wide.abs().amax(-1, keepdim=True) / 127 if channels else wide.new_zeros((*wide.shape[:3], 1))
-        codes = (wide * _inverse(steps)).round().nan_to_num(0.0).to(torch.int8)
-        return Cached(codes, steps.mT.contiguous(), channels, centre, factor)
-    padded = functional.pad(wide, (0, -channels % CHANNELS_OF_STEP))
-    groups = padded.unflatten(-1, (padded.shape[3] // CHANNELS_OF_STEP, CHANNELS_OF_STEP))
-    largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))  # argmax prefers NaN
-    steps = _away_from_zero(largest / -8)
-    codes = (groups * _inverse(steps.float())).round().nan_to_num(0.0).clamp(-8, 7).add(8).to(torch.uint8).flatten(-2)
-    codes = codes[..., : channels + channels % 2]
-    return Cached(codes[..., 0::2] | codes[..., 1::2] << 4, steps[..., 0].mT.contiguous(), channels, centre, factor)
-
-
-def _inverse(steps: Tensor) -> Tensor:
-    return torch.where(steps.abs() > LEAST_STEP, 1 / steps, 0.0)
-
-
-def _away_from_zero(values: Tensor) -> Tensor:
-    """Round float32 to bfloat16 away from zero. NaN stays NaN; an eighth of a finite number stays finite."""
-    rounded = ((values.contiguous().view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)
-    return torch.where(values.isnan(), torch.nan, rounded).to(torch.bfloat16)

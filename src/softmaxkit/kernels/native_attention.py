@@ -166,8 +166,10 @@ class _Operands:
         if isinstance(key, Paged):
             self.table = key.table.contiguous()
             self.pages = [key.table.shape[1], key.codes.shape[2]]
-        self.sizes = [*query.shape[:2], key.shape[1], query.shape[2], *key.shape[2:], value.shape[3]]
-        shape = (*query.shape[:3], key.shape[2])
+        batch, heads, queries, _ = query.shape
+        _, key_heads, keys, channels = key.shape
+        self.sizes = [batch, heads, key_heads, queries, keys, channels, value.shape[3]]
+        shape = (batch, heads, queries, keys)
         self.mask = None if mask is None else readable_mask(mask, shape, query.device)
         self.dtype = query.dtype
         self.is_causal = is_causal
