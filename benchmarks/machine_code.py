@@ -41,6 +41,7 @@ class Compiled:
         stack: bytes of local memory of a thread, to which registers spill.
         ptx: its assembly.
         binary: what the card would run, a cubin.
+        options: of its launch, and its named arguments.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Compiled:
     stack: int
     ptx: str
     binary: bytes
+    options: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -69,7 +71,7 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
         assert all(isinstance(size, int) for size in grid)
 
         def launch_nothing(*args: Any, **options: Any) -> None:
-            compiled.append(_resources(self.run(*args, grid=grid, warmup=True, **options)))
+            compiled.append(_compiled(self.run(*args, grid=grid, warmup=True, **options), options))
 
         return launch_nothing
 
@@ -86,13 +88,13 @@ def compiling_for(capability: int) -> Iterator[list[Compiled]]:
         vars(driver).update(before)
 
 
-def _resources(kernel: Any) -> Compiled:
+def _compiled(kernel: Any, options: dict[str, Any]) -> Compiled:
     """Read what a kernel takes from its machine code."""
     usage = _read(kernel.asm["cubin"], "cuobjdump", "--dump-resource-usage")
     numbers = {key: int(value) for key, value in re.findall(r"(REG|STACK):(\d+)", usage)}
     about, tensor_memory = kernel.metadata, getattr(kernel.metadata, "tmem_size", 0)
     sizes = (about.shared, tensor_memory, numbers["REG"], numbers["STACK"])
-    return Compiled(about.name, *sizes, kernel.asm["ptx"], kernel.asm["cubin"])
+    return Compiled(about.name, *sizes, kernel.asm["ptx"], kernel.asm["cubin"], options)
 
 
 def _read(binary: bytes, tool: str, *options: str) -> str:

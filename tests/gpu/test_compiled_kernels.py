@@ -76,9 +76,10 @@ def decoding(
     return run
 
 
+VERSION = tuple(map(int, triton.__version__.split(".")[:2]))
 FRAME = 32
 """Bytes of local memory that a division of 64-bit floats may take, and a few registers."""
-SPILLS_LITTLE = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
+SPILLS_LITTLE = VERSION >= (3, 6)
 """Whether this is a Triton whose spills are limited here; earlier ones spill up to 2 KB in the backward kernels."""
 FEW_SPILLS = 128
 """Bytes of it that kernels may take which wait for memory, not for registers; Triton 3.6 takes 104, 3.7 takes 64."""
@@ -92,6 +93,7 @@ def check(compiled: list[Compiled], capability: int, spills: int = FRAME) -> Non
     assert compiled
     for kernel in compiled:
         assert f".target sm_{capability}" in kernel.ptx
+        assert kernel.options["enable_fp_fusion"], kernel.name  # whatever the default of this Triton
         assert kernel.shared <= SHARED_MEMORY[capability], kernel.name
         assert kernel.tensor_memory <= TENSOR_MEMORY, kernel.name
         assert kernel.stack <= (spills if SPILLS_LITTLE else 2048), kernel.name
@@ -112,7 +114,8 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, mo
     # Masks, random numbers and levels take registers, which older matrix units leave fewer of. On an H200 the blocks
     # that spill some of levels were the fastest all the same.
     few = capability == 90 and call is BY_EXPONENTIAL and not {"mask", "dropout"} & set(how)
-    check(compiled, capability, spills=FRAME if few else MANY_SPILLS)
+    least = FRAME if VERSION < (3, 9) else FEW_SPILLS  # 3.9 takes 80 in the backward kernel of keys
+    check(compiled, capability, spills=least if few else MANY_SPILLS)
     if capability == 90:
         assert all("wgmma" in kernel.ptx for kernel in compiled)  # Hopper's own matrix unit
 

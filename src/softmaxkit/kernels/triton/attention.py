@@ -18,6 +18,7 @@ from softmaxkit.kernels.triton.attention_forward import attention_forward
 from softmaxkit.kernels.triton.blocks import Blocks, blocks_for, forward_table, plan_for
 from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
+    FUSED,
     check_levels,
     level_numbers,
     mask_bytes,
@@ -209,6 +210,7 @@ def _constants(
         "COLUMNS": blocks.columns,
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
+        **FUSED,
     }
 
 

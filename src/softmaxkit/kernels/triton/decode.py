@@ -16,6 +16,7 @@ from softmaxkit.kernels.triton.decode_merge import decode_merge
 from softmaxkit.kernels.triton.decode_single import decode_single
 from softmaxkit.kernels.triton.decode_split import decode_split
 from softmaxkit.kernels.triton.launch import (
+    FUSED,
     LOG2_E,
     mask_bytes,
     offsets_of,
@@ -188,6 +189,7 @@ def decode(
         "STAGES": how.stages,
         "num_warps": how.warps,
         "num_stages": how.stages,
+        **FUSED,
     }
     kernel = (decode_single if is_single else decode_split)[(splits * batch * key_heads,)]
     given = scores = highests
@@ -208,6 +210,7 @@ def decode(
             CHANNELS=value_channels,
             WIDTH=merged,
             SPLITS=most,
+            **FUSED,
         )
     return output
 

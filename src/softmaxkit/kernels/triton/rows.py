@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from softmaxkit.kernels.rows import check_levels, check_offset, gradient_like, heads_of, log_limit
-from softmaxkit.kernels.triton.launch import LOG2_E, level_step, mask_bytes, on_device_of
+from softmaxkit.kernels.triton.launch import FUSED, LOG2_E, level_step, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
 from softmaxkit.kernels.triton.row_levels import levels_rows
 from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
@@ -55,13 +55,13 @@ class Rows(NamedTuple):
 
 
 def block(keys: int) -> dict[str, int]:
-    """Return the rows, columns and warps of a program."""
+    """Return the rows, columns and warps of a program, and the option `FUSED`."""
     if keys > LONGEST:
         columns = 2 * LONGEST if keys > LONG else LONGEST
-        return {"ROWS": 1, "COLUMNS": columns, "num_warps": 2 * columns // TILE}
+        return {"ROWS": 1, "COLUMNS": columns, "num_warps": 2 * columns // TILE, **FUSED}
     columns = triton.next_power_of_2(max(keys, 16))
     warps = WARPS if columns < TILE else columns // TILE
-    return {"ROWS": max(1, TILE // columns), "COLUMNS": columns, "num_warps": warps}
+    return {"ROWS": max(1, TILE // columns), "COLUMNS": columns, "num_warps": warps, **FUSED}
 
 
 def rows_of(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Rows:
