@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from collections.abc import Mapping
@@ -81,12 +82,27 @@ def missing_files(text: str) -> list[str]:
     return [name for name in named if not (ROOT / name).exists()]
 
 
+def unknown_names(text: str) -> list[str]:
+    """Return what is named as part of softmaxkit in Python and is not there."""
+    names = {match[0] for span in spans(text) if (match := re.match(r"softmaxkit(\.[A-Za-z_]\w*)+", span))}
+    return sorted(name for name in names if not name.endswith((".json", ".safetensors")) and not is_there(name))
+
+
+def is_there(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_commands_and_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert broken_links(page) == []
     assert {command: unknown for command in commands(text) if (unknown := unknown_options(command))} == {}
     assert missing_files(text) == []
+    assert unknown_names(text) == []
 
 
 def test_what_is_wrong_is_reported(tmp_path: Path) -> None:
@@ -98,6 +114,9 @@ def test_what_is_wrong_is_reported(tmp_path: Path) -> None:
     assert missing_files("`results/none.json`, `tests/test_docs.py`, `softmaxkit/none.py`, `results/demo/x`") == [
         "results/none.json",
         "src/softmaxkit/none.py",
+    ]
+    assert unknown_names("`softmaxkit.kernels.none`, `softmaxkit.attention(query)`, `softmaxkit.formats.Q`") == [
+        "softmaxkit.kernels.none"
     ]
 
 

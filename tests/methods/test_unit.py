@@ -28,6 +28,20 @@ SLOW = pytest.mark.slow
 every_unit = pytest.mark.parametrize("spec", UNITS, ids=lambda spec: spec.name)
 
 
+FOR_ITS_CYCLES = """
+import gc, softmaxkit
+from softmaxkit.flow.verilog import to_rtlil
+to_rtlil(softmaxkit.ConSmax().unit(lanes=1), "elaborated")  # before the first one, Amaranth is silent
+print(softmaxkit.Exact().unit(lanes=1, max_row=4).interval(4))
+gc.collect()
+"""
+
+
+def test_a_unit_made_for_its_cycles_is_no_mistake() -> None:
+    run = subprocess.run([sys.executable, "-c", FOR_ITS_CYCLES], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+
+
 def title(value: Any) -> str:
     return value.name if isinstance(value, Spec) else str(value)
 

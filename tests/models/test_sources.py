@@ -64,7 +64,7 @@ def test_a_gguf_file_in_place_of_a_folder_is_refused_with_the_call_that_reads_it
 ) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.chdir(tmp_path)
-    for path in ("model.gguf", tmp_path / "model.gguf"):  # the first could be a hub name
+    for path in ("model.gguf", tmp_path / "model.gguf", tmp_path):  # the first could be a hub name
         with pytest.raises(ValueError, match=r'load\(".*", AutoModelForCausalLM, gguf_file="model.gguf"\)'):
             softmaxkit.load(path)
 

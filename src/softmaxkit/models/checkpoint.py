@@ -26,7 +26,7 @@ from softmaxkit.models.errors import first_line
 from softmaxkit.models.hooks import check_savable
 from softmaxkit.models.patch import layers
 from softmaxkit.models.settings import MethodError, attach_saved, check_schema, freeze_saved
-from softmaxkit.models.sources import GGUF, check_place, unreadable
+from softmaxkit.models.sources import GGUF, check_place, gguf_alone, unreadable
 from softmaxkit.models.switching import remember, switch_on
 
 SETTINGS_FILE = "softmaxkit.json"
@@ -139,10 +139,8 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
         >>> model = softmaxkit.load("my-llama-exaq", dtype=torch.bfloat16)
         >>> softmaxkit.layers(model)
     """
-    file = Path(path)
-    if file.suffix.lower() == GGUF and file.is_file():
-        call = f'softmaxkit.load("{file.parent}", AutoModelForCausalLM, gguf_file="{file.name}")'
-        raise ValueError(f"{path} is a file, not a folder; load it with {call}")
+    if "gguf_file" not in kwargs:
+        _check_is_no_gguf(Path(path))
     check_place(path)
     where: dict[str, Any] = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
     kwargs.setdefault("trust_remote_code", False)  # without it, transformers prompts on the terminal
@@ -187,6 +185,15 @@ def load(path: str | Path, model_class: Any = None, **kwargs: Any) -> PreTrained
             )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _check_is_no_gguf(path: Path) -> None:
+    is_file = path.suffix.lower() == GGUF and path.is_file()
+    files = [path] if is_file else [path / name for name in gguf_alone(path)]
+    if files:
+        what = "is a file, not a folder; load it" if is_file else "has no config.json, but GGUF files; load one"
+        call = f'softmaxkit.load("{files[0].parent}", AutoModelForCausalLM, gguf_file="{files[0].name}")'
+        raise ValueError(f"{path} {what} with {call}")
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:

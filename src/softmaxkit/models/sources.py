@@ -65,7 +65,7 @@ def source_of(name: str) -> Source:
     if name in PACKAGED and not (Path(name) / "config.json").is_file():  # a folder of results may have the same name
         return _packaged(name)
     if not name.lower().endswith(GGUF):
-        if (files := _gguf_files(Path(name))) and not (Path(name) / "config.json").is_file():
+        if files := gguf_alone(Path(name)):
             raise ValueError(f"{name} has no config.json; it has {', '.join(files)}: give {Path(name) / files[0]}")
         return Source(name)
     if find_spec("gguf") is None:
@@ -81,6 +81,11 @@ def source_of(name: str) -> Source:
     if path.is_absolute() or len(path.parts) < 3:
         raise ValueError(f"there is no file {name}; give an existing one, or a hub name like owner/name/FILE{GGUF}")
     return Source("/".join(owner_and_name), "/".join(path.parts[2:]))
+
+
+def gguf_alone(folder: Path) -> list[str]:
+    """Return the names of the GGUF files in a folder without a config.json."""
+    return [] if (folder / "config.json").is_file() else _gguf_files(folder)
 
 
 def _gguf_files(folder: Path) -> list[str]:
