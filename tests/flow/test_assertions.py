@@ -57,6 +57,15 @@ def proved(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def refuted_line(folder: Path) -> str:
+    """Prove the assertions of a folder, of which one must fail; return its line."""
+    code, printed = proved(folder)
+    assert code != 0, printed
+    failing = re.search(rf"FAIL: .*: in cycle \d+, {NAME}_sva.sv:(\d+)", printed)
+    assert failing is not None, printed
+    return (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
+
+
 @pytest.mark.parametrize(
     ("method", "form"),
     [pytest.param(*case, marks=[] if case == (LOADABLE, "loadable") else pytest.mark.slow) for case in FORMS],
@@ -131,11 +140,7 @@ def test_the_constants_of_another_set_fail(
     folder = exported(small(method, "sets", depth), tmp_path / "folder")
     fault(import_module(f"softmaxkit.methods.{method}.unit"), monkeypatch)
     (folder / f"{NAME}.sv").write_text(to_verilog(small(method, "sets", depth), NAME))
-    code, printed = proved(folder)
-    assert code != 0, printed
-    failing = re.search(rf"FAIL: .*: in cycle \d+, {NAME}_sva.sv:(\d+)", printed)
-    assert failing is not None, printed
-    line = (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
+    line = refuted_line(folder)
     assert "== first_result" in line
 
 
@@ -190,11 +195,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mutants_violate_the_assertions(mutant: str, folder: Path) -> None:
     unit: Any = Mutant(small(LOADABLE, "loadable"), mutant)
     (folder / f"{NAME}.sv").write_text(to_verilog(unit, NAME))
-    code, printed = proved(folder)
-    assert code != 0, printed
-    failing = re.search(rf"FAIL: .*: in cycle \d+, {NAME}_sva.sv:(\d+)", printed)
-    assert failing is not None, printed
-    line = (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
+    line = refuted_line(folder)
     assert "assert" in line
     assert BROKEN[mutant] in line
 
@@ -203,11 +204,7 @@ def test_a_write_between_the_beats_of_a_row_fails(tmp_path: Path, monkeypatch: p
     folder = exported(small(LOADABLE, "loadable"), tmp_path / "folder")
     monkeypatch.setattr(import_module(f"softmaxkit.methods.{LOADABLE}.unit"), "hold_between_rows", load_between_beats)
     (folder / f"{NAME}.sv").write_text(to_verilog(small(LOADABLE, "loadable"), NAME))
-    code, printed = proved(folder)
-    assert code != 0, printed
-    failing = re.search(rf"FAIL: .*: in cycle \d+, {NAME}_sva.sv:(\d+)", printed)
-    assert failing is not None, printed
-    line = (folder / f"{NAME}_sva.sv").read_text().splitlines()[int(failing[1]) - 1]
+    line = refuted_line(folder)
     assert "if (writing) assert" in line
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.kernels.encode import check_finite, encode
+from softmaxkit.kernels.encode import check_finite, encode, pages_of
 from softmaxkit.kernels.launch import in_huge_pages
 
 
@@ -46,8 +46,7 @@ def check_encodable(name: str, tokens: Tensor, pool: Cached) -> None:
 
 def read(pool: Cached, slots: Tensor) -> Cached:
     """Return the codes in slots of a pool, (1, heads, tokens, channels)."""
-    block_size = pool.codes.shape[2]
-    blocks, places = slots // block_size, slots % block_size
+    blocks, places = pages_of(slots, pool)
     codes, steps = pool.codes[blocks, :, places].transpose(0, 1), pool.steps[blocks, :, :, places].permute(1, 2, 0)
     return replace(pool, codes=codes[None], steps=steps[None])
 

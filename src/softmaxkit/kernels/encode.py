@@ -56,6 +56,12 @@ def encode_into_slots(pool: Cached, slots: Tensor, tokens: Tensor) -> None:
         _put_into_slots(pool, slots, _by_torch(tokens, pool.bits, pool.centre, pool.factor))
 
 
+def pages_of(slots: Tensor, pool: Cached) -> tuple[Tensor, Tensor]:
+    """Return the page of every slot of a pool, and its place in the page."""
+    block_size = pool.codes.shape[2]
+    return slots // block_size, slots % block_size
+
+
 @untraced
 def check_finite(tokens: Tensor, frame: Cached) -> None:
     """Check, on the CPU, that keys or values can be encoded in a frame.
@@ -113,8 +119,7 @@ def _put(held: Cached, begin: int, new: Cached) -> None:
 
 
 def _put_into_slots(pool: Cached, slots: Tensor, new: Cached) -> None:
-    block_size = pool.codes.shape[2]
-    pages, places = slots // block_size, slots % block_size
+    pages, places = pages_of(slots, pool)
     pool.codes[pages, :, places] = new.codes[0].transpose(0, 1)
     pool.steps[pages, :, :, places] = new.steps[0].permute(2, 0, 1)
 
