@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -123,6 +124,8 @@ def test_from_register_to_register() -> None:
     assert timing.period == pytest.approx(max(needed), rel=EXACT, abs=1e-15)
     assert [step.instance for step in timing.path] == ["clk[0]", "a", "i", "b"]
     assert timing.path[-1].time == timing.period
+    assert timing.half == -math.inf  # no path has only half a period, so none limits the slack
+    assert timing.slack(10.0) == 10.0 - timing.whole
 
 
 def test_a_latch_is_read_after_its_edge() -> None:

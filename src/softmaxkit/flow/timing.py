@@ -46,7 +46,8 @@ class Timing:
         arrivals: latest arrivals of rising and falling edges in ns, -inf if nothing arrives; float64, (nets, 2).
         slews: slews of these edges in ns; float64, (nets, 2).
         delays: mean delay in ns of the cell that drives each net; float64, (nets,).
-        whole, half: time in ns that the slowest path with a whole and with half a period requires.
+        whole, half: time in ns that the slowest path with a whole and with half a period requires; -inf without such a
+            path.
         hold: smallest hold slack in ns, which is the clock skew that the netlist tolerates; inf if no path begins at a
             register.
         shortest: the path with that slack; its last step has the hold time subtracted.
@@ -68,7 +69,7 @@ class Timing:
         return 1e3 / self.period
 
     def slack(self, period: float) -> float:
-        """Return the smallest setup slack at a clock period, both in ns."""
+        """Return the smallest setup slack at a clock period, both in ns; inf without a path."""
         return min(period - self.whole, period / 2 - self.half)
 
 
@@ -112,7 +113,7 @@ def analyse(
     critical = max(needs, key=lambda end: (end.time * end.factor, *end[2:]), default=None)
     closest = min(slacks, default=None)
     period = critical.time * critical.factor if critical else 0.0
-    whole, half = (max((end.time for end in needs if end.factor == factor), default=0.0) for factor in (1, 2))
+    whole, half = (max((end.time for end in needs if end.factor == factor), default=-np.inf) for factor in (1, 2))
     return Timing(
         max(period, 1e-3),
         _trace(netlist, graph.edges, late, critical, period) if critical else (),
