@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -79,6 +80,25 @@ every_learned_method = pytest.mark.parametrize("case", LEARNED, ids=str)
 def test_numbers(case: Case, function: Any, trace: Any) -> None:
     run = function(case.spec, **case.parameters)
     assert torch.allclose(trace(run, X)(X), run(X), rtol=1e-6)
+
+
+def per_head(case: Case) -> dict[str, list[float]]:
+    """Return the learned parameters as numbers, one per head."""
+    return {name: values.tolist() for name, values in learned_tensors(case).items()}
+
+
+@every_learned_method
+@both
+@every_trace
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@torch.no_grad()
+def test_numbers_per_head(case: Case, function: Any, trace: Any) -> None:
+    """They are checked, which a graph cannot do with the tensors that are made of them."""
+    run = function(case.spec, **per_head(case))
+    assert torch.allclose(trace(run, X)(X), run(X), rtol=1e-6)
+    wrong = function(case.spec, **{name: [*values[:-1], math.nan] for name, values in per_head(case).items()})
+    with pytest.raises((ValueError, RuntimeError), match="requires a finite"):
+        trace(wrong, X)(X)
 
 
 @every_learned_method

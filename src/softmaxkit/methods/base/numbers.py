@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from softmaxkit.formats import Array
 from softmaxkit.kernels.backends import is_in_graph
 from softmaxkit.kernels.launch import untraced
 from softmaxkit.tables import constant, heads_of
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.spec import Spec
 
 Numbers = tuple[tuple[str, Any], ...]
+
+Real = float | Sequence[float] | Tensor
+"""A real parameter: a single number, or one per head."""
 
 MISSES_FLOATS = torch.__version__ < "2.10"
 """Whether Dynamo, once a graph has read a float of a module, misses changes of the floats that a call passes."""
@@ -105,6 +109,27 @@ def _module_of_export(*arguments: Any) -> SoftmaxModule:
 
 
 _module_untraced, _kept_untraced = untraced(_module), untraced(_kept_module)
+
+
+def real_values(names: str, value: Real, shape: tuple[int, ...]) -> Array:
+    """Return initial values of a learned parameter, known even where torch traces or has a meta device.
+
+    Args:
+        names: of the parameters, for the message.
+        value: a single number, or values of this shape.
+        shape: of the parameter.
+
+    Returns:
+        Float64 of the shape, or () for a single number.
+
+    Raises:
+        ValueError: the value has another shape.
+    """
+    known = value.detach().double().tolist() if isinstance(value, Tensor) else value  # transforms have no array of it
+    real: Array = np.asarray(known, np.float64)
+    if real.ndim and real.shape != shape:
+        raise ValueError(f"{names} must be a single number or of shape {shape}, got shape {real.shape}")
+    return real
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:

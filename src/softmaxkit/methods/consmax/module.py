@@ -17,14 +17,13 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
 from softmaxkit.methods.base.metadata import DEFAULT_KEYS
 from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.numbers import Real, real_values
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
-from softmaxkit.methods.consmax.parameters import out_of_range
+from softmaxkit.methods.consmax.parameters import beta_and_gamma
 
 if TYPE_CHECKING:
     from softmaxkit.methods.consmax.spec import ConSmax
-
-RealPerHead = float | Sequence[float] | Tensor
 
 
 class ConSmaxModule(SoftmaxModule):
@@ -59,21 +58,22 @@ class ConSmaxModule(SoftmaxModule):
         spec: ConSmax,
         heads: int | None = None,
         mode: str = "float",
-        beta: RealPerHead | None = None,
-        gamma: RealPerHead | None = None,
+        beta: Real | None = None,
+        gamma: Real | None = None,
         scale: float | Sequence[float] | None = None,
         largest: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__(spec, heads, mode)
-        start = spec.start(DEFAULT_KEYS)
-        beta, gamma = start["beta"] if beta is None else beta, start["gamma"] if gamma is None else gamma
         shape = (heads,) if heads is not None and spec.share == "head" else ()
-        values = _real(beta, shape), _real(gamma, shape)
-        if not (values[0].isfinite().all() and values[1].isfinite().all() and (values[1] > 0).all()):
-            raise ValueError(out_of_range(beta, gamma))
+        initial = {
+            name: real_values("beta and gamma", value, shape)
+            for name, value in (("beta", beta), ("gamma", gamma))
+            if value is not None
+        }
+        start = [torch.tensor(value, dtype=torch.float64) for value in beta_and_gamma(spec, initial, DEFAULT_KEYS)]
         self.homotopy = 1.0
-        self.beta = nn.Parameter(values[0].float().expand(shape).clone())
-        self.log_gamma = nn.Parameter(values[1].log().float().expand(shape).clone())
+        self.beta = nn.Parameter(start[0].float().expand(shape).clone())
+        self.log_gamma = nn.Parameter(start[1].log().float().expand(shape).clone())
         calibration = {"scale": scale, "largest": largest}
         self.set_calibration({key: value for key, value in calibration.items() if value is not None})
 
@@ -160,10 +160,3 @@ class ConSmaxModule(SoftmaxModule):
     def converter(self) -> LogSumCalibrator:
         """Return a calibrator that keeps beta and sets gamma so that 1/C is the geometric mean of softmax's sums."""
         return LogSumCalibrator(self, lambda mean: {"log_gamma": mean - self.beta.detach()})
-
-
-def _real(value: RealPerHead, shape: tuple[int, ...]) -> Tensor:
-    real = torch.as_tensor(value, dtype=torch.float64).detach()
-    if real.ndim and real.shape != shape:
-        raise ValueError(f"beta and gamma must be single numbers or of shape {shape}, got shape {tuple(real.shape)}")
-    return real

@@ -35,13 +35,8 @@ def beta_and_gamma(spec: ConSmax, parameters: Mapping[str, Any], keys: int) -> t
     values = {**start_values(spec, keys), **parameters}
     beta, gamma = values["beta"], values["gamma"]
     if not (np.all(np.isfinite(beta)) and np.all(np.isfinite(gamma)) and np.all(np.asarray(gamma) > 0)):
-        raise ValueError(out_of_range(beta, gamma))
+        raise ValueError(f"ConSmax requires a finite beta and a positive, finite gamma, got {beta} and {gamma}")
     return beta, gamma
-
-
-def out_of_range(beta: Any, gamma: Any) -> str:
-    """Return the message about a beta or gamma that is out of range."""
-    return f"ConSmax requires a finite beta and a positive, finite gamma, got {beta} and {gamma}"
 
 
 def score_scale(spec: ConSmax, parameters: Mapping[str, Any]) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
 from softmaxkit.methods.base.metadata import DEFAULT_KEYS
 from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.numbers import Real, real_values
 from softmaxkit.methods.sigmoid.spec import SigmoidConstants
 
 if TYPE_CHECKING:
@@ -45,17 +47,14 @@ class SigmoidModule(SoftmaxModule):
         spec: Sigmoid,
         heads: int | None = None,
         mode: str = "float",
-        bias: float | Sequence[float] | Tensor | None = None,
+        bias: Real | None = None,
     ) -> None:
         super().__init__(spec, heads, mode)
-        initial = spec.start(DEFAULT_KEYS)["bias"] if bias is None else bias
-        value = torch.as_tensor(initial, dtype=torch.float64).detach()
         shape = (heads,) if heads is not None and spec.share == "head" else ()
-        if value.ndim and value.shape != shape:
-            raise ValueError(f"bias must be a single number or of shape {shape}, got shape {tuple(value.shape)}")
-        if not value.isfinite().all():
+        initial = real_values("bias", spec.start(DEFAULT_KEYS)["bias"] if bias is None else bias, shape)
+        if not np.isfinite(initial).all():
             raise ValueError(f"Sigmoid requires a finite bias, such as -log(512) = -6.24, got {initial}")
-        self.bias = nn.Parameter(value.expand(shape).float().clone())
+        self.bias = nn.Parameter(torch.tensor(initial, dtype=torch.float32).expand(shape).clone())
 
     @property
     def per_head(self) -> bool:
