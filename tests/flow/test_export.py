@@ -232,7 +232,7 @@ def test_empty_vectors_fail(emptied: tuple[str, ...], reason: str, copied: Path)
     ("line", "wrong", "reason"),
     [
         ("assign m_axis_tlast = ", "assign m_axis_tlast = ~m_axis_tready ^ ", r"[1-9]\d* changed while waiting"),
-        ("s_axis_tdata[8*lane +: 8];", "8'bx;", r"[1-9]\d* wrong"),
+        ("    s_axis_tdata\n", "    {s_axis_tdata[$bits(s_axis_tdata)-1:8], 8'bx}\n", r"[1-9]\d* wrong"),
         (".scores_ready(s_axis_tready)", ".scores_ready()", r"[1-9]\d* unknown"),
         (".results_ready(m_axis_tready)", ".results_ready(1'b1)", "FAIL"),
         (".rst(~aresetn)", ".rst(1'b0)", "FAIL"),
@@ -246,6 +246,11 @@ def test_a_broken_design_fails(line: str, wrong: str, reason: str, copied: Path)
     code, printed = make(copied, "test")
     assert code != 0
     assert re.search(f"^FAIL: .*{reason}" if reason != "FAIL" else "^FAIL", printed, re.MULTILINE), printed
+
+
+def test_the_wrapper_assigns_nets_whole(copied: Path) -> None:
+    """Icarus keeps strengths of nets that are driven in parts: with 32 lanes its bench took 33 times as long."""
+    assert not re.search(r"assign \w+\[", (copied / f"{NAME}_axis.sv").read_text())
 
 
 @icarus
