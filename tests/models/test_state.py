@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from transformers import Trainer, TrainingArguments
 
 import softmaxkit
@@ -44,6 +47,54 @@ def test_a_state_dict_is_assigned_to_a_model_on_the_meta_device(spec: Spec) -> N
     other.to("meta").load_state_dict(model.state_dict(), assign=True)
     assert not any(tensor.is_meta for tensor in other.state_dict().values())
     assert torch.equal(other(TOKENS).logits, model(TOKENS).logits)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_a_state_dict_without_values_keeps_the_current_calibration(spec: Spec) -> None:
+    model = calibrated(spec)
+    before, empty = model(TOKENS).logits, calibrated(spec).to("meta").state_dict()
+    values = model.state_dict()
+    model.load_state_dict(empty, assign=True)
+    assert all(x.is_meta for key, x in model.state_dict().items() if not key.endswith(".calibrated"))
+    model.load_state_dict(values, assign=True)
+    assert torch.equal(model(TOKENS).logits, before)
+
+
+def average(module: SoftmaxModule) -> SoftmaxModule:
+    """Return an average as `AveragedModel` makes it, which rounds whole numbers to float32."""
+    averaged = AveragedModel(nn.Sequential(nn.Linear(1, 1), module), use_buffers=True)
+    averaged.update_parameters(nn.Sequential(nn.Linear(1, 1), module))
+    averaged.update_parameters(nn.Sequential(nn.Linear(1, 1), module))
+    result = averaged.module[1]
+    assert isinstance(result, SoftmaxModule)
+    return result
+
+
+def emptied(module: SoftmaxModule) -> SoftmaxModule:
+    """Return a copy whose memory was allocated anew, as for a model made on the meta device."""
+    empty = copy.deepcopy(module).to_empty(device="cpu")
+    empty.calibrated.fill_(-1)  # whatever was there
+    return empty
+
+
+@pytest.mark.parametrize("damage", [average, emptied])
+@pytest.mark.parametrize("share", ["layer", "head"])
+def test_a_state_dict_carries_the_calibration_in_use_whatever_became_of_its_buffer(damage: Any, share: Any) -> None:
+    clip = -5.123 if share == "layer" else [-5.123, -4.321]
+    module = Exaq(bits=3, share=share).module(heads=2, clip=clip, scale=0.1)
+    saved, right = damage(module), module.state_dict()["calibrated"]
+    assert not torch.equal(saved.calibrated, right)
+    assert torch.equal(saved.state_dict()["calibrated"], right)
+    other = Exaq(bits=3, share=share).module(heads=2, clip=-2.0)
+    other.load_state_dict(saved.state_dict())
+    assert other.constants == module.constants
+
+
+def test_state_dicts_of_a_module_share_its_memory() -> None:
+    module = ConSmax().module(heads=2, scale=0.1)
+    assert module.state_dict()["calibrated"].data_ptr() == module.calibrated.data_ptr()
+    on_meta = module.to("meta")
+    assert all(x.is_meta for x in on_meta.state_dict().values())
 
 
 def test_a_state_dict_without_calibration_keeps_the_current_one() -> None:

@@ -11,7 +11,7 @@ from softmaxkit.kernels.integers import CodeTableCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
-from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.module import SoftmaxModule, at_least_float32
 
 if TYPE_CHECKING:
     from powers.spec import Powers
@@ -43,4 +43,4 @@ class PowersModule(SoftmaxModule):
         return self.spec.constants(offset=self.offset.item(), **self.calibration)
 
     def learned(self, numbers: Any) -> dict[str, Tensor]:
-        return {key: value.float() for key, value in numbers.items()}
+        return {key: at_least_float32(value) for key, value in numbers.items()}

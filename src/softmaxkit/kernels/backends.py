@@ -210,6 +210,14 @@ def transform_at_work() -> str:
     return "forward-mode derivatives" if torch.autograd.forward_ad._current_level >= 0 else ""
 
 
+def is_batched(tensor: Tensor) -> bool:
+    """Return whether vmap has made one tensor of many, whose values no Python code can read."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor) and not functorch.is_batchedtensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return functorch.is_batchedtensor(tensor)
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_traced() -> bool:
     """Return whether a trace records the operators called here, and misses what other native kernels write."""

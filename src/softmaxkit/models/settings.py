@@ -130,7 +130,7 @@ def _of_layer(module: SoftmaxModule, state: Mapping[str, Tensor], collect: bool)
         whole.set_calibration(module.calibration)
         whole.load_state_dict(state or {name: x.full_tensor() for name, x in sharded.items()})
     try:
-        constants: dict[str, Any] | None = (module.frozen_for(whole.parameters()) or whole.constants).to_json()
+        constants: dict[str, Any] | None = (module.frozen_for(whole.learned_tensors()) or whole.constants).to_json()
     except ValueError:  # not calibrated yet
         constants = None
     return {

@@ -84,8 +84,15 @@ class Calibrated(nn.Module):
 
         Raises:
             ValueError: the method is not calibrated yet.
+            RuntimeError: the learned parameters are sharded over processes.
         """
         learned = self.learned_tensors()
+        if any(hasattr(x, "full_tensor") for x in learned):
+            raise RuntimeError(
+                f"the parameters of {type(self).__name__} are sharded over processes, and its integers need all of "
+                "them: read its constants within forward, where FSDP gathers the parameters, between unshard() and "
+                "reshard() of the module that FSDP shards, or in a module that has loaded the full state dict"
+            )
         if (frozen := self.frozen_for(learned)) is not None:
             return frozen
         # Compared by value, since fused optimisers do not bump the version counters of parameters.
@@ -95,8 +102,12 @@ class Calibrated(nn.Module):
         return self._built[1]
 
     def learned_tensors(self) -> list[Tensor]:
-        """Return the learned parameters; in a replica that `nn.DataParallel` made, the tensors that it has instead."""
-        return [*self.parameters()] or [*getattr(self, "_former_parameters", {}).values()]
+        """Return the learned parameters by name: the outputs of parametrisations, and the tensors of a replica.
+
+        `nn.DataParallel` makes replicas, which have tensors in place of parameters.
+        """
+        names = {*self._parameters, *getattr(self, "_former_parameters", {}), *getattr(self, "parametrizations", {})}
+        return [getattr(self, name) for name in sorted(names)]
 
     @property
     def calibration(self) -> Mapping[str, Any]:
@@ -109,7 +120,7 @@ class Calibrated(nn.Module):
 
     def freeze(self, constants: Constants) -> None:
         """Use these constants until the module is trained or calibrated again, or its parameters change."""
-        self._frozen = constants, [parameter.detach().clone() for parameter in self.parameters()]
+        self._frozen = constants, [learned.detach().clone() for learned in self.learned_tensors()]
 
     def frozen_for(self, parameters: Iterable[Tensor]) -> Constants | None:
         """Return the frozen constants, if any, provided that these are the learned parameters to which they belong.
@@ -146,11 +157,18 @@ class Calibrated(nn.Module):
         self._frozen = self._built = None
         self.calibrated = bits_of(self._calibration, self.calibrated_numbers).to(self.calibrated.device)
 
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        """Save the calibration too, whatever `to_empty` or an average of models has made of the buffer."""
+        bits, buffer = bits_of(self._calibration, self.calibrated_numbers), self.calibrated
+        if type(buffer) is Tensor and not buffer.is_meta and not torch.equal(buffer.cpu(), bits):
+            self.calibrated = bits.to(buffer.device)
+        super()._save_to_state_dict(*arguments)  # type: ignore[no-untyped-call, unused-ignore]
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Load the calibration too; a state dict written before calibration was stored leaves it unchanged."""
+        """Load the calibration too; without one, or on the meta device, where it has no values, it stays as it is."""
         key, names = f"{prefix}calibrated", self.calibrated_numbers
         saved = state_dict.get(key)
-        if saved is None:
+        if saved is None or saved.is_meta:
             state_dict[key] = self.calibrated
         elif len(saved) == len(names) and not torch.equal(saved.cpu(), bits_of(self._calibration, names)):
             self.set_calibration(numbers_of(saved, names))

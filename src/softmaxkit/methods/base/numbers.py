@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from softmaxkit.formats import Array
-from softmaxkit.kernels.backends import is_in_graph
+from softmaxkit.kernels.backends import is_batched, is_in_graph
 from softmaxkit.kernels.launch import untraced
 from softmaxkit.tables import constant, heads_of
 
@@ -50,8 +50,12 @@ def module_for(
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
     start, in_graph = spec.start(keys), is_in_graph()
-    if in_graph:  # a learned tensor has no values yet; calls use it in place of the module's parameter
-        numbers = {name: x for name, x in numbers.items() if not (isinstance(x, Tensor) and name in start)}
+
+    def has_values(x: Any) -> bool:
+        return not isinstance(x, Tensor) or not (in_graph or is_batched(x))
+
+    # Calls use a learned tensor in place of the module's parameter, which needs no values from it.
+    numbers = {name: x for name, x in numbers.items() if name not in start or has_values(x)}
     all_numbers = tuple({**start, **numbers}.items())
     if torch.compiler.is_dynamo_compiling():
         return _module_of_graph(spec, mode, heads, all_numbers, device)
@@ -130,6 +134,12 @@ def real_values(names: str, value: Real, shape: tuple[int, ...]) -> Array:
     if real.ndim and real.shape != shape:
         raise ValueError(f"{names} must be a single number or of shape {shape}, got shape {real.shape}")
     return real
+
+
+def learned_parameter(values: Array | float, shape: tuple[int, ...], given: Any) -> nn.Parameter:
+    """Return a float32 parameter with initial values, on the device of the tensor `given`, or else torch's default."""
+    device = given.device if isinstance(given, Tensor) else None
+    return nn.Parameter(torch.tensor(values, dtype=torch.float32, device=device).expand(shape).clone())
 
 
 def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxModule:

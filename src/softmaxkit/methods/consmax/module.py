@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.integers import IntegerCall
@@ -16,8 +17,8 @@ from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
 from softmaxkit.methods.base.metadata import DEFAULT_KEYS
-from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.numbers import Real, real_values
+from softmaxkit.methods.base.module import SoftmaxModule, at_least_float32
+from softmaxkit.methods.base.numbers import Real, learned_parameter, real_values
 from softmaxkit.methods.consmax.calibrate import ConSmaxCalibrator
 from softmaxkit.methods.consmax.constants import ConSmaxConstants
 from softmaxkit.methods.consmax.parameters import beta_and_gamma
@@ -70,10 +71,10 @@ class ConSmaxModule(SoftmaxModule):
             for name, value in (("beta", beta), ("gamma", gamma))
             if value is not None
         }
-        start = [torch.tensor(value, dtype=torch.float64) for value in beta_and_gamma(spec, initial, DEFAULT_KEYS)]
+        start = beta_and_gamma(spec, initial, DEFAULT_KEYS)
         self.homotopy = 1.0
-        self.beta = nn.Parameter(start[0].float().expand(shape).clone())
-        self.log_gamma = nn.Parameter(start[1].log().float().expand(shape).clone())
+        self.beta = learned_parameter(start[0], shape, beta)
+        self.log_gamma = learned_parameter(np.log(start[1]), shape, gamma)
         calibration = {"scale": scale, "largest": largest}
         self.set_calibration({key: value for key, value in calibration.items() if value is not None})
 
@@ -129,7 +130,7 @@ class ConSmaxModule(SoftmaxModule):
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return `beta` and `log_gamma` from the tensors `beta` and `gamma`, if present."""
         tensors = {"beta": numbers.get("beta"), "log_gamma": numbers["gamma"].log() if "gamma" in numbers else None}
-        return {key: x.float().expand(self.beta.shape) for key, x in tensors.items() if x is not None}
+        return {key: at_least_float32(x).expand(self.beta.shape) for key, x in tensors.items() if x is not None}
 
     def set_homotopy(self, share: float) -> None:
         """Blend the float form from exact softmax (0) to ConSmax (1): `exp(s - (1 - share)*lse - share*offset)`."""

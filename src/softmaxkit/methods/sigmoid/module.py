@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from softmaxkit.kernels.integers import CodeTableCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
 from softmaxkit.methods.base.metadata import DEFAULT_KEYS
-from softmaxkit.methods.base.module import SoftmaxModule
-from softmaxkit.methods.base.numbers import Real, real_values
+from softmaxkit.methods.base.module import SoftmaxModule, at_least_float32
+from softmaxkit.methods.base.numbers import Real, learned_parameter, real_values
 from softmaxkit.methods.sigmoid.spec import SigmoidConstants
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class SigmoidModule(SoftmaxModule):
         initial = real_values("bias", spec.start(DEFAULT_KEYS)["bias"] if bias is None else bias, shape)
         if not np.isfinite(initial).all():
             raise ValueError(f"Sigmoid requires a finite bias, such as -log(512) = -6.24, got {initial}")
-        self.bias = nn.Parameter(torch.tensor(initial, dtype=torch.float32).expand(shape).clone())
+        self.bias = learned_parameter(initial, shape, bias)
 
     @property
     def per_head(self) -> bool:
@@ -68,7 +68,7 @@ class SigmoidModule(SoftmaxModule):
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensor `bias`, if present, in the shape of the parameter."""
-        return {key: x.float().expand(self.bias.shape) for key, x in numbers.items()}
+        return {key: at_least_float32(x).expand(self.bias.shape) for key, x in numbers.items()}
 
     def nan_reach(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Return a mask of what becomes NaN: only NaN itself, since elements are independent."""
