@@ -20,6 +20,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from softmaxkit.files import whole_folder
+from softmaxkit.methods.base.numbers import is_sharded
 from softmaxkit.models.attention import NAME
 from softmaxkit.models.card import write_card
 from softmaxkit.models.errors import first_line
@@ -59,8 +60,8 @@ def save(model: PreTrainedModel, path: str | Path, tokenizer: PreTrainedTokenize
 
     Raises:
         TypeError: `model` is not a transformers model; one wrapped by PEFT is not.
-        ValueError: `path` is a file, or a non-empty folder without a model; or the model has adapters, is quantised,
-            or had its attention function changed after `apply`, so that its methods do not run.
+        ValueError: `path` is a file, or a non-empty folder without a model; or the model has adapters, is quantised or
+            sharded over processes, or had its attention function changed after `apply`, so that its methods do not run.
         OSError: writing failed; a checkpoint that was already there is untouched.
 
     Example:
@@ -97,6 +98,12 @@ def _check_model(model: Any) -> None:
         raise TypeError(f"save takes a transformers model, not {type(model).__name__}; {base}")
     if any(type(part).__module__.startswith("peft.") for part in model.modules()):
         raise ValueError(f"this {type(model).__name__} contains PEFT adapters; {adapters}")
+    if any(map(is_sharded, model.parameters())):
+        raise ValueError(
+            f"this {type(model).__name__} is sharded over processes; gather its state dict in all of them, state = "
+            "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+            "torch.distributed.checkpoint.state_dict, and call model.save_pretrained(folder, state_dict=state) in one"
+        )
     if layers(model):
         check_savable(model)
 

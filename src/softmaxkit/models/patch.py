@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.numbers import is_sharded
 from softmaxkit.methods.base.spec import Spec, check_spec
 from softmaxkit.models.attention import NAME, UnsupportedError, method_of, quantisation_of
 from softmaxkit.models.examples import example_of, positions, remember_example
@@ -70,8 +71,9 @@ def apply(
     if not isinstance(model, PreTrainedModel):
         raise TypeError(
             f"apply takes a transformers model, not {type(model).__name__}; if it is wrapped, pass the model inside "
-            "(for PEFT, model.get_base_model()); in an attention layer of your own, use spec.module(heads=...) "
-            "instead of softmax"
+            "(for PEFT, model.get_base_model()), and if it is wrapped for training in several processes, apply the "
+            "method before that, so that they share what it learns; in an attention layer of your own, use "
+            "spec.module(heads=...) instead of softmax"
         )
     check_spec(spec)
     spec.check_parameters(parameters, function=apply)
@@ -103,6 +105,12 @@ def apply(
             index: spec.module(heads=candidates[index][1], mode=mode, **{**spec.start(keys), **parameters})
             for index in chosen
         }
+        learned = {name for module in modules.values() for name, _ in module.named_parameters()}
+        if learned and any(map(is_sharded, model.parameters())):
+            raise UnsupportedError(
+                f"this {type(model).__name__} is sharded over processes already, which would not share "
+                f"{', '.join(sorted(learned))} of {spec.title}; apply the method before fully_shard"
+            )
     except BaseException:
         set_implementations(original)
         if described is not None:

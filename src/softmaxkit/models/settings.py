@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 import softmaxkit
 from softmaxkit.methods.base.fields import SCHEMA, is_schema
 from softmaxkit.methods.base.module import SoftmaxModule
+from softmaxkit.methods.base.numbers import is_sharded
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.models.attention import NAME
 from softmaxkit.models.patch import attach, layers
@@ -119,7 +120,7 @@ def _layer(model: PreTrainedModel, name: str) -> nn.Module:
 
 def _of_layer(module: SoftmaxModule, state: Mapping[str, Tensor], collect: bool) -> dict[str, Any]:
     whole = module
-    sharded = {name: x for name, x in module.named_parameters() if hasattr(x, "full_tensor")}
+    sharded: dict[str, Any] = {name: x for name, x in module.named_parameters() if is_sharded(x)}
     if sharded and not (state or collect):
         raise ValueError(
             f"the model is sharded over processes, and the state dict lacks {', '.join(sharded)} of its methods; pass "

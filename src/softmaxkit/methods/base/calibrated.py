@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from softmaxkit.methods.base.constants import Constants, encode_scale
-from softmaxkit.methods.base.numbers import bits_of, numbers_of
+from softmaxkit.methods.base.numbers import bits_of, is_sharded, numbers_of
 from softmaxkit.methods.base.spec import Spec
 
 
@@ -87,11 +87,11 @@ class Calibrated(nn.Module):
             RuntimeError: the learned parameters are sharded over processes.
         """
         learned = self.learned_tensors()
-        if any(hasattr(x, "full_tensor") for x in learned):
+        if any(map(is_sharded, learned)):
             raise RuntimeError(
                 f"the parameters of {type(self).__name__} are sharded over processes, and its integers need all of "
-                "them: read its constants within forward, where FSDP gathers the parameters, between unshard() and "
-                "reshard() of the module that FSDP shards, or in a module that has loaded the full state dict"
+                "them; calibrate before FSDP shards the model, and read constants between unshard() and reshard() of "
+                "what it shards, or from a model that has loaded the full state dict"
             )
         if (frozen := self.frozen_for(learned)) is not None:
             return frozen

@@ -164,6 +164,11 @@ def _learned(module: SoftmaxModule, numbers: Mapping[str, Any]) -> dict[str, Ten
     return module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor is one process's share of a larger one (a DTensor), as FSDP makes of parameters."""
+    return hasattr(tensor, "full_tensor")
+
+
 def bits_of(numbers: Mapping[str, Any], names: Sequence[str]) -> Tensor:
     """Return the bits of float64 parameters as int64, shape (names, heads or 1); NaN marks a missing parameter.
 
