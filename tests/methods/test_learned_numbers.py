@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 from torch.nn.utils import parametrize
 
 import softmaxkit
-from softmaxkit import ConSmax, Sigmoid, Spec
+from softmaxkit import ConSmax, Exaq, Sigmoid, Spec
 
 NUMBERS: dict[Spec, dict[str, Any]] = {
     ConSmax(): {"beta": [0.5, 1.5], "gamma": 30.0},
@@ -115,6 +115,17 @@ def test_numbers_passed_to_calls_can_be_mapped(spec: Spec) -> None:
         own = gradients({name: x[number] for name, x in sets.items()})
         for name in sets:
             torch.testing.assert_close(mapped[name][number], own[name], rtol=1e-5, atol=1e-6)
+
+
+def test_calibrated_numbers_cannot_be_mapped() -> None:
+    scores, query = normal(1, 2, 4, 8), normal(1, 2, 4, 8)
+    for function in (
+        lambda clip: softmaxkit.softmax(scores, Exaq(), clip=clip),
+        lambda clip: softmaxkit.attention(query, query, query, Exaq(), clip=clip),
+        lambda scale: softmaxkit.softmax(scores, ConSmax(), beta=1.0, gamma=30.0, scale=scale),
+    ):
+        with pytest.raises(ValueError, match=r"vmap cannot map (clip of EXAQ|scale of ConSmax), which is calibrated"):
+            vmap(function)(torch.tensor([-5.0, -4.0]))
 
 
 @pytest.fixture

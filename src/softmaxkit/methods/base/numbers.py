@@ -44,18 +44,22 @@ def module_for(
     Without `heads`, the module has parameters per head if there are numbers per head.
 
     Raises:
-        ValueError: the mode is not one of a function call.
+        ValueError: the mode is not one of a function call, or vmap maps a number that is not learned.
     """
     if mode not in ("float", "integer"):
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
     start, in_graph = spec.start(keys), is_in_graph()
 
-    def has_values(x: Any) -> bool:
-        return not isinstance(x, Tensor) or not (in_graph or is_batched(x))
-
+    tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)}
+    without_values = [name for name, x in tensors.items() if (name in start if in_graph else is_batched(x))]
+    if calibrated := [name for name in without_values if name not in start]:
+        raise ValueError(
+            f"vmap cannot map {calibrated[0]} of {spec.title}, which is calibrated and not learned; pass a number for "
+            "every head, or call with one after another"
+        )
     # Calls use a learned tensor in place of the module's parameter, which needs no values from it.
-    numbers = {name: x for name, x in numbers.items() if name not in start or has_values(x)}
+    numbers = {name: x for name, x in numbers.items() if name not in without_values}
     all_numbers = tuple({**start, **numbers}.items())
     if torch.compiler.is_dynamo_compiling():
         return _module_of_graph(spec, mode, heads, all_numbers, device)
