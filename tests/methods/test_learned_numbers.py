@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd import gradcheck
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.func import grad, vmap
 from torch.nn.utils import parametrize
 
@@ -137,8 +139,6 @@ def mesh() -> Iterator[Any]:
 
 @LEARNING
 def test_integers_of_sharded_parameters_need_all_of_them(spec: Spec, mesh: Any) -> None:
-    from torch.distributed.fsdp import fully_shard
-
     module, scores = spec.module(heads=2, mode="integer", **NUMBERS[spec]), normal(1, 2, 4, 8)
     right, before = module.constants, module(scores)
     fully_shard(module, mesh=mesh)
@@ -147,3 +147,25 @@ def test_integers_of_sharded_parameters_need_all_of_them(spec: Spec, mesh: Any) 
     assert torch.equal(module(scores), before)
     module.unshard()
     assert module.constants == right
+
+
+@LEARNING
+def test_integers_follow_the_flat_parameter_of_fsdp(spec: Spec, mesh: Any) -> None:
+    module, other = (spec.module(heads=2, mode="integer", **NUMBERS[spec]) for _ in range(2))
+    scores, weights = normal(1, 2, 4, 8), normal(1, 2, 4, 8) + 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one process does not shard
+        wrapped = FullyShardedDataParallel(nn.Sequential(module), use_orig_params=False, device_id=torch.device("cpu"))
+    assert not {name for name, _ in wrapped.named_parameters()} & {"beta", "bias"}
+    module.freeze(module.constants)
+    for trained in (wrapped, other):
+        optimizer = torch.optim.SGD(trained.parameters(), 1.0)
+        before = trained(scores)
+        (before * weights).sum().backward()
+        optimizer.step()
+    assert torch.equal(wrapped(scores), other(scores))
+    assert not torch.equal(wrapped(scores), before)
+    for tensor in module.learned_tensors().values():
+        tensor.untyped_storage().resize_(0)  # as FSDP does between steps of several processes
+    with pytest.raises(RuntimeError, match="are sharded over processes"):
+        _ = module.constants

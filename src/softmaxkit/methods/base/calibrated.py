@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from types import MappingProxyType
@@ -63,10 +63,11 @@ class Calibrated(nn.Module):
         self.spec = spec
         self.heads = heads
         self._calibration: dict[str, Any] = {}
+        self._learned_names: set[str] = set()
         self.register_buffer("calibrated", torch.empty((0, 1), dtype=torch.int64))
         self.statistics: dict[str, float] = {}
         self._calibrator: Calibrator | None = None
-        self._frozen: tuple[Constants, list[Tensor]] | None = None
+        self._frozen: tuple[Constants, dict[str, Tensor]] | None = None
         self._built: tuple[Any, Constants] | None = None
 
     @property
@@ -87,7 +88,7 @@ class Calibrated(nn.Module):
             RuntimeError: the learned parameters are sharded over processes.
         """
         learned = self.learned_tensors()
-        if any(map(is_sharded, learned)):
+        if any(map(is_sharded, learned.values())):
             raise RuntimeError(
                 f"the parameters of {type(self).__name__} are sharded over processes, and its integers need all of "
                 "them; calibrate before FSDP shards the model, and read constants between unshard() and reshard() of "
@@ -96,18 +97,23 @@ class Calibrated(nn.Module):
         if (frozen := self.frozen_for(learned)) is not None:
             return frozen
         # Compared by value, since fused optimisers do not bump the version counters of parameters.
-        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in learned)
+        key = tuple(parameter.detach().double().cpu().numpy().tobytes() for parameter in learned.values())
         if self._built is None or self._built[0] != key:
             self._built = (key, self.build_constants())
         return self._built[1]
 
-    def learned_tensors(self) -> list[Tensor]:
-        """Return the learned parameters by name: the outputs of parametrisations, and the tensors of a replica.
+    def learned_tensors(self) -> dict[str, Tensor]:
+        """Return the learned parameters by name, as the module computes with them.
 
-        `nn.DataParallel` makes replicas, which have tensors in place of parameters.
+        Others may have replaced them by plain tensors: parametrisations, FSDP's flat parameters, and replicas of
+        `nn.DataParallel`.
         """
-        names = {*self._parameters, *getattr(self, "_former_parameters", {}), *getattr(self, "parametrizations", {})}
-        return [getattr(self, name) for name in sorted(names)]
+        return {name: getattr(self, name) for name in sorted(self._learned_names) if hasattr(self, name)}
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a learned parameter, whose name is kept even if it is replaced."""
+        super().register_parameter(name, param)
+        self._learned_names.add(name)
 
     @property
     def calibration(self) -> Mapping[str, Any]:
@@ -120,9 +126,9 @@ class Calibrated(nn.Module):
 
     def freeze(self, constants: Constants) -> None:
         """Use these constants until the module is trained or calibrated again, or its parameters change."""
-        self._frozen = constants, [learned.detach().clone() for learned in self.learned_tensors()]
+        self._frozen = constants, {name: x.detach().clone() for name, x in self.learned_tensors().items()}
 
-    def frozen_for(self, parameters: Iterable[Tensor]) -> Constants | None:
+    def frozen_for(self, learned: Mapping[str, Tensor]) -> Constants | None:
         """Return the frozen constants, if any, provided that these are the learned parameters to which they belong.
 
         A state dict or an adapter may have replaced them since. A change of dtype or device does not count.
@@ -130,9 +136,11 @@ class Calibrated(nn.Module):
         if self._frozen is None:
             return None
         constants, frozen = self._frozen
-        pairs = ((was, now.detach()) for was, now in zip(frozen, parameters, strict=True))
+        pairs = ((was, learned[name].detach()) for name, was in frozen.items())
         # Offloaded weights, on the meta device, have no values to compare.
-        is_same = all(was.is_meta or now.is_meta or torch.equal(was.to(now), now) for was, now in pairs)
+        is_same = frozen.keys() <= learned.keys() and all(
+            was.is_meta or now.is_meta or torch.equal(was.to(now), now) for was, now in pairs
+        )
         return constants if is_same else None
 
     def set_calibration(self, calibration: Mapping[str, Any]) -> None:

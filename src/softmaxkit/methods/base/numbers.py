@@ -169,8 +169,14 @@ def _learned(module: SoftmaxModule, numbers: Mapping[str, Any]) -> dict[str, Ten
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a tensor is one process's share of a larger one (a DTensor), as FSDP makes of parameters."""
-    return hasattr(tensor, "full_tensor")
+    """Return whether a tensor is one process's share of a larger one (a DTensor), as FSDP makes of parameters.
+
+    FSDP's older form (`FullyShardedDataParallel`) frees the memory of a whole one instead, which must not be read.
+    """
+    if hasattr(tensor, "full_tensor"):
+        return True
+    is_plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
+    return is_plain and tensor.numel() > 0 and tensor.untyped_storage().nbytes() == 0
 
 
 def bits_of(numbers: Mapping[str, Any], names: Sequence[str]) -> Tensor:
