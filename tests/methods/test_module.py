@@ -302,14 +302,3 @@ def test_invalid_input_is_refused_with_a_remedy() -> None:
             softmaxkit.softmax(scores, BASELINE, dim=dim)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="no parameter 'other'"):
         softmaxkit.softmax(scores, BASELINE, other=-1.0)
-
-
-@every_method
-@both_modes
-def test_a_module_made_on_the_meta_device_takes_the_weights_of_another(case: Case, mode: str) -> None:
-    scores, module = normal(2, 3, 5, 16) * 4, module_of(case, mode, heads=3)
-    with torch.device("meta"):
-        other = module_of(case, mode, heads=3)
-    assert all(parameter.is_meta for parameter in other.parameters())
-    other.load_state_dict(module.state_dict(), assign=True)
-    assert torch.equal(other(scores), module(scores))

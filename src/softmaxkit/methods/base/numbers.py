@@ -50,7 +50,6 @@ def module_for(
         raise ValueError(f"mode must be 'float' or 'integer', got {mode!r}; 'fused' is a mode of a model's layers only")
     heads = heads_of(*numbers.values()) if heads is None else heads
     start, in_graph = spec.start(keys), is_in_graph()
-
     tensors = {name: x for name, x in numbers.items() if isinstance(x, Tensor)}
     without_values = [name for name, x in tensors.items() if (name in start if in_graph else is_batched(x))]
     if calibrated := [name for name in without_values if name not in start]:
