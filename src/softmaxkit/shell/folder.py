@@ -13,11 +13,12 @@ from softmaxkit.files import write_text
 from softmaxkit.flow.interface import Port, unit_ports
 from softmaxkit.flow.vectors import Segments, hexadecimal
 from softmaxkit.flow.verilog import to_verilog
+from softmaxkit.shell.accesses import lines
 from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.register_map import VERSION
 from softmaxkit.shell.row_beats import FIELDS
 from softmaxkit.shell.shell import Shell
-from softmaxkit.shell.vectors import Vectors, shell_vectors
+from softmaxkit.shell.vectors import Vectors
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -81,7 +82,7 @@ def describe_shell(unit: SoftmaxUnit, options: ShellOptions, segments: Segments)
         ValueError: options that conflict with each other or with the unit.
     """
     shell = Shell(unit, options)
-    return ShellFacts(shell, shell_vectors(shell, segments))
+    return ShellFacts(shell, Vectors(shell, segments))
 
 
 class Beat(NamedTuple):
@@ -111,8 +112,8 @@ class ShellFacts:
         known: outputs that are never X after a reset: handshakes, status and interrupt.
         unattended: Verilog conditions under which the score of `lane` in `beat` is ignored.
         lite: width of AXI4-Lite addresses; 0 without AXI4-Lite.
-        words: whether the test bench writes registers or constants.
-        numbers: constant values that the test bench drives on input ports, by port.
+        accesses: lines of the test bench's files of `writes`, `reads` and `steps`, those that it has.
+        inputs, outputs: ports of the steps, of which each is 32 bits of a line.
         copy: whether the shell has a copy of the constants.
         switch_cycles: most cycles that a row waits while the constants of another tag are loaded.
     """
@@ -145,8 +146,18 @@ class ShellFacts:
         ]
         self.unattended = _unattended(self.source.pins, names, unit.lanes)
         self.lite = shell.map.address_bits if shell.map else 0
-        self.words = bool(self.lite) or unit.registers is not None
-        self.numbers = {**dict.fromkeys(_idle_numbers(names), 0), **vectors.numbers}
+        software, ports = vectors.software, vectors.ports
+        self.accesses: dict[str, list[str]] = {}
+        if software or vectors.words:
+            self.accesses["writes"] = lines(software.writes if software else vectors.words)
+        if software:
+            self.accesses["reads"] = lines(software.reads)
+        if ports:
+            self.accesses["steps"] = lines(ports.steps)
+        self.inputs, self.outputs = (
+            [port for port in self.ports if ports and port["name"] in chosen]
+            for chosen in ((ports.inputs, ports.outputs) if ports else ((), ()))
+        )
         self.copy = shell.options.has_copy(unit)
         self.switch_cycles = switch_cycles(unit.registers) if unit.registers is not None else 0
 
@@ -191,10 +202,6 @@ def _unattended(pins: list[str], names: dict[str, int], lanes: int) -> list[str]
     return conditions
 
 
-def _idle_numbers(names: dict[str, int]) -> list[str]:
-    return [name for name in names if name.endswith("_clear") or name == "interrupt_enable"]
-
-
 def write_shell(work: Path, facts: ShellFacts, name: str, templates: Environment, context: dict[str, Any]) -> None:
     """Write the shell, the module that connects it to the unit, its registers in SystemRDL, and its test bench.
 
@@ -219,7 +226,5 @@ def write_shell(work: Path, facts: ShellFacts, name: str, templates: Environment
     vectors = facts.vectors
     for stream, beats, beat in (("scores", vectors.scores, facts.source), ("results", vectors.results, facts.sink)):
         write_text(work / f"axi_{stream}.hex", "".join(hexadecimal(part, beat.bits) for part in beats))
-    if facts.words:
-        write_text(work / "axi_writes.hex", "".join(f"{at:x} {a:x} {w:x}\n" for at, a, w in vectors.writes))
-    if facts.lite:
-        write_text(work / "axi_reads.hex", "".join(f"{a:x} {w:x}\n" for a, w in vectors.reads))
+    for kind, accesses in facts.accesses.items():
+        write_text(work / f"axi_{kind}.hex", "".join(f"{line}\n" for line in accesses))

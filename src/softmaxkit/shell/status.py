@@ -85,12 +85,16 @@ class Status(wiring.Component):
         return m
 
 
-def saturated_scores(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
-    """Return the number of attended scores of a beat at an end of the code range, where scores saturate."""
+def score_ends(unit: SoftmaxUnit) -> list[int]:
+    """Return the codes, as unsigned numbers, at the ends of the range, where scores saturate."""
     far = np.finfo(np.float32).max * np.asarray([-1.0, 1.0])
     codes = unit.spec.encode(far, unit.spec.examples()[0])
-    ends = [int(code) & ((1 << unit.code_shape.width) - 1) for code in codes]
-    at_end = []
+    return [int(code) & ((1 << unit.code_shape.width) - 1) for code in codes]
+
+
+def saturated_scores(m: Module, unit: SoftmaxUnit, beat: data.View) -> Value:
+    """Return the number of attended scores of a beat at an end of the code range."""
+    ends, at_end = score_ends(unit), []
     for lane in range(unit.lanes):
         code = beat.codes[lane].as_unsigned()
         at_end.append(beat.mask[lane] & ((code == ends[0]) | (code == ends[1])))

@@ -3,126 +3,298 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from softmaxkit.flow.interface import whole_bytes
 from softmaxkit.flow.vectors import Rows, pack
-from softmaxkit.shell.register_map import WORD, RegisterMap
+from softmaxkit.shell.accesses import Ports, Software, When, Write
+from softmaxkit.shell.register_map import WORD
+from softmaxkit.shell.row_length import LENGTH_PORTS
+from softmaxkit.shell.status import score_ends
 
 if TYPE_CHECKING:
     from softmaxkit.flow.vectors import Booleans, Integers, Packed, Segments
     from softmaxkit.methods.base.constants import Constants, Sets
-    from softmaxkit.methods.base.unit import SoftmaxUnit
     from softmaxkit.shell.shell import Shell
 
 
-SEED, HOLES = 1, 1 / 16
-"""Random seed and fraction of the positions that are not kept."""
+SEED, HOLES, MANY_HOLES = 1, 1 / 16, 1 / 2
+"""Random seed and fractions of the positions that are not kept, the second in short rows."""
 
+SHORT = 96
+"""Number of short rows after the rows of a segment; enough of them fill whatever counts rows."""
 
-@dataclass
-class Vectors:
-    """The stimuli of a test bench and its expected responses.
+LONGEST_RUN = 16
+"""Most rows in succession with the same tag."""
 
-    Attributes:
-        scores, results: input and expected output beats, packed.
-        writes: `(beats sent before, address, word)`.
-        reads: `(address, expected word)`, read at the end.
-        numbers: values of the parameter ports of a shell without AXI4-Lite.
-        beats, rows: number of input beats and of rows so far.
-    """
+PROBES = 24
+"""Number of accesses without effect while the rows of a segment are sent."""
 
-    scores: list[Packed] = field(default_factory=list)
-    results: list[Packed] = field(default_factory=list)
-    writes: list[tuple[int, int, int]] = field(default_factory=list)
-    reads: list[tuple[int, int]] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-    beats: int = 0
-    rows: int = 0
-
+LOADING = 0b10
+"""The register `state` while no row is inside and some of the written constants are not in use."""
 
 LAST_OF_GROUP = 1 << 31
 """Flag in the address of a write to `s_axis_cfg` that ends its group."""
 
 
-def shell_vectors(shell: Shell, segments: Segments) -> Vectors:
-    """Return the vectors for rows and their constants.
+class Vectors:
+    """The stimuli of a test bench and its expected responses.
 
-    With `tkeep`, some positions are not kept. If the shell truncates long rows, the last row of a segment is too long.
-    With row lengths as a parameter, all rows have one length and form causal blocks. Tags cycle from row to row; if
-    they select constants, the tags get those of the segments in turn.
+    With `tkeep`, some positions are not kept. After the rows of a segment come short ones and, if the shell truncates
+    long rows, one that is too long. With row lengths as a parameter, all rows have one length and form causal blocks;
+    the short rows have several lengths, among them 0. Rows with the same tag come in runs; if tags select constants,
+    the tags get those of the segments in turn.
 
     Args:
         shell: whose test bench it is.
         segments: sets of constants, each with its rows.
+
+    Attributes:
+        scores, results: input and expected output beats, packed.
+        software: accesses through AXI4-Lite; None without it.
+        ports: steps of the ports for status and parameters; None if there are none.
+        words: writes to `s_axis_cfg`.
     """
-    unit, options, vectors = shell.unit, shell.options, Vectors()
-    random = np.random.default_rng(SEED)
-    sets = list(dict.fromkeys(constants for constants, _ in segments))
-    several = shell.map and shell.map.sets > 1 and unit.sets == 1
-    a_tag = [sets[tag % len(sets)] for tag in range(options.tags)] if several else []
-    length = max(unit.max_row - 1, 1) if options.row_length else 0
-    if length:
-        _set_parameters(shell, vectors, length)
-    for constants, rows in segments:
-        if unit.registers is not None and (not a_tag or not vectors.beats):
-            _constants(shell, vectors, a_tag or [constants])
-        if length:
-            sent = _with_one_length(rows, length, vectors.rows)
+
+    def __init__(self, shell: Shell, segments: Segments) -> None:
+        self.shell, self.unit, self.options = shell, shell.unit, shell.options
+        self.random = np.random.default_rng(SEED)
+        self.scores: list[Packed] = []
+        self.results: list[Packed] = []
+        self.words: list[Write] = []
+        self.software = Software(shell.map, self.random) if shell.map is not None else None
+        ports = self.options.status or self.options.row_length
+        self.ports = Ports(self.options) if ports and self.software is None else None
+        self._beats, self._received, self._tag = 0, 0, 0
+        self._row_of_block, self._numbers = 0, dict.fromkeys(LENGTH_PORTS, 0)
+        self._restarts_in = -1  # number of the row in which a block is restarted, for the next row
+        self._cuts = self.unit.holds_rows and (self.options.status or self.options.row_length)
+        several = shell.map is not None and shell.map.sets > 1 and self.unit.sets == 1
+        sets = list(dict.fromkeys(constants for constants, _ in segments))
+        self._check_status()
+        for number, (constants, rows) in enumerate(segments):
+            of_tags = [sets[(tag + number) % len(sets)] for tag in range(self.options.tags)] if several else [constants]
+            self._segment(of_tags, rows)
+        self._check_status()
+        if self.software is not None:
+            self.software.read_constants()
+
+    @property
+    def control(self) -> Software | Ports | None:
+        """What sets parameters and checks the status."""
+        return self.software or self.ports
+
+    def _segment(self, of_tags: Sequence[Constants | Sets], rows: Rows) -> None:
+        """Append the rows of a segment, and further rows, with the constants of all rows or those of each tag."""
+        if self.unit.registers is not None:
+            self._constants(of_tags)
+        if self.options.row_length:
+            length = max(self.unit.max_row - 1, 1)
+            self._set_length(length, causal_offset=1, block_rows=length)
+            self._rows(self._with_length(rows.codes), of_tags, HOLES)
         else:
-            sent = _with_too_long_row(rows, unit) if unit.holds_rows and options.status else rows
-        kept = sent.real & ((random.random(sent.real.shape) > HOLES) | (not options.keep))
-        tags = np.arange(len(sent.lengths)) % max(options.tags, 1)
-        if unit.sets > 1:
-            sent = replace(sent, sets=np.where(tags < unit.sets, tags, 0))
-        _beats(shell, vectors, sent, kept, _golden(unit, sent, kept, a_tag or [constants], tags), tags)
-    if shell.map is not None:
-        _final_reads(shell.map, vectors, cut=not length and unit.holds_rows)
-    return vectors
+            self._rows(rows, of_tags, HOLES)
+        if self.unit.registers is not None:
+            self._constants(of_tags, first=1)
+        self._check_status()
+        codes = rows.codes[rows.real]
+        if self.options.row_length:
+            self._short_rows_by_number(codes, of_tags)
+        else:
+            self._rows(self._short_rows(codes), of_tags, MANY_HOLES)
 
+    def _constants(self, of_tags: Sequence[Constants | Sets], first: int | None = None) -> None:
+        """Write sets of constants, or some words of each, in any order, before the next beat."""
+        shell = self.shell
+        for of_set, constants in enumerate(of_tags):
+            words = self.unit.writes(constants)
+            words = [words[place] for place in self.random.permutation(len(words))[:first]]
+            if self.software is None:
+                closing = [0] * (len(words) - 1) + [LAST_OF_GROUP]
+                when = When(self._beats, 0)
+                self.words += [Write(when, a | last, 0, w) for (a, w), last in zip(words, closing, strict=True)]
+                continue
+            for number, (address, word) in enumerate(words):
+                self.software.write(_address(shell, of_set, address), word)
+                if self.random.random() < 1 / 4:
+                    self.software.write_in_vain()
+                if not self.options.has_copy(self.unit) and number % 8 == 7:
+                    self.software.words["state"] = LOADING  # the last word waits for what follows
+                    self.software.check()
+        if self.software is not None:
+            self.software.write(self.software.address("constants"), 1)
 
-def _golden(
-    unit: SoftmaxUnit, sent: Rows, kept: Booleans, sets: Sequence[Constants | Sets], tags: Integers
-) -> Integers:
-    """Return the results of the positions that fit, with one set of constants for all rows or one per tag."""
-    fitting = slice(unit.max_row if unit.holds_rows else None)
-    codes, mask = np.where(kept, sent.codes, 0)[:, fitting], (sent.mask & kept)[:, fitting]
-    golden = np.zeros(codes.shape, np.int64)
-    for tag, constants in enumerate(sets):
-        some = tags == tag if len(sets) > 1 else np.full(len(tags), True)
-        golden[some] = unit.golden(codes[some], mask[some], constants, sent.taken(some).sets)
-    return golden
+    def _set_length(self, length: int, causal_offset: int, block_rows: int, causal: int = 1, restart: int = 0) -> None:
+        """Set the parameters of the following rows."""
+        assert self.control is not None
+        numbers = {"row_length": length, "causal": causal, "causal_offset": causal_offset, "block_rows": block_rows}
+        for name, value in numbers.items():
+            self.control.set_number(name, value)
+        if restart:
+            self.control.set_number("block_restart", 1)
+            self._row_of_block = 0
+        self._numbers = numbers
 
+    def _with_length(self, codes: Integers) -> Rows:
+        """Return rows with these codes and the parameters that are set."""
+        length, block = self._numbers["row_length"], self._numbers["block_rows"]
+        width = max(length, 1)
+        codes = np.pad(codes, ((0, 0), (0, max(width - codes.shape[1], 0))), mode="edge")[:, :width]
+        of_block = np.zeros(len(codes), np.int64)
+        several_beats = self.unit.lanes < min(length, self.unit.max_row)
+        self._restarts_in = len(codes) // 2 if several_beats and len(codes) > 1 else -1
+        for row in range(len(codes)):
+            of_block[row] = self._row_of_block
+            restarts = row == self._restarts_in or self._row_of_block + 1 == block
+            self._row_of_block = 0 if restarts else self._row_of_block + 1
+        mask = np.arange(width) < of_block[:, None] + self._numbers["causal_offset"] + 1
+        return Rows(codes, mask | (not self._numbers["causal"]), np.full(len(codes), length))
 
-def _set_parameters(shell: Shell, vectors: Vectors, length: int) -> None:
-    """Set the length of all rows, and a causal mask."""
-    numbers = {"row_length": length, "causal": 1, "causal_offset": 1, "block_rows": length}
-    if shell.map is None:
-        vectors.numbers = {**numbers, "block_restart": 0}
-    else:
-        address = {register.name: register.address for register in shell.map.registers}
-        vectors.writes += [(0, address[name], value) for name, value in numbers.items()]
-        vectors.reads += [(address[name], value) for name, value in numbers.items()]
+    def _short_rows(self, codes: Integers) -> Rows:
+        """Return rows mostly of one position, a few of them longer, and one that is too long."""
+        lanes, longest = self.unit.lanes, self.unit.max_row
+        lengths = np.where(self.random.random(SHORT) < 3 / 4, 1, self.random.integers(1, 2 * lanes + 2, SHORT))
+        lengths = np.minimum(lengths, longest)
+        if self._cuts:
+            lengths[SHORT // 4], lengths[SHORT // 2] = longest + 1, longest + 2 * lanes + 1
+        shape = (SHORT, int(lengths.max()))
+        mask = (np.arange(shape[1]) < lengths[:, None]) & (self.random.random(shape) < 3 / 4)
+        mask[:, longest:] = np.arange(longest, shape[1]) < lengths[:, None]
+        return Rows(self.random.choice(codes, shape), mask, lengths)
 
+    def _short_rows_by_number(self, codes: Integers, of_tags: Sequence[Constants | Sets]) -> None:
+        """Append rows of several lengths, with all kinds of causal masks and blocks."""
+        lanes, longest = self.unit.lanes, self.unit.max_row
+        lengths = [1, 2 * lanes + 1, lanes, longest // 3, longest, 2 * longest // 3, longest, 1]
+        lengths += [longest + 2 * lanes + 1] * self._cuts + [0, lanes + 1]
+        for number, length in enumerate(lengths):
+            count = SHORT // 4 if length <= 1 else 5
+            offset = (0, -3, lanes, length // 2)[number % 4] if length > 1 else 0
+            block = (0, 3, count)[number % 3]
+            self._set_length(length, offset, block, causal=int(number % 5 != 4), restart=number % 2)
+            self._rows(self._with_length(self.random.choice(codes, (count, max(length, 1)))), of_tags, MANY_HOLES)
 
-def _constants(shell: Shell, vectors: Vectors, sets: Sequence[Constants | Sets]) -> None:
-    """Write sets of constants before the next beat."""
-    for at, constants in enumerate(sets):
-        words = shell.unit.writes(constants)
-        if shell.map is None:
-            closing = [0] * (len(words) - 1) + [LAST_OF_GROUP]
-            vectors.writes += [(vectors.beats, a | last, w) for (a, w), last in zip(words, closing, strict=True)]
-            continue
-        placed = [(_address(shell, at, address), word) for address, word in words]
-        vectors.writes += [(vectors.beats, *write) for write in placed]
-        if shell.map.readable:
-            vectors.reads = [read for read in vectors.reads if read[0] not in dict(placed)] + placed
-    if shell.map is not None:
-        load = next(register.address for register in shell.map.registers if register.name == "constants")
-        vectors.writes.append((vectors.beats, load, 1))
+    def _rows(self, rows: Rows, of_tags: Sequence[Constants | Sets], holes: float) -> None:
+        """Append rows with the results of golden, and accesses without effect meanwhile."""
+        unit, options = self.unit, self.options
+        count = len(rows.lengths)
+        kept = rows.real & ((self.random.random(rows.real.shape) > holes) | (not options.keep))
+        tags = np.zeros(count, np.int64)
+        if options.tags:
+            runs = self.random.integers(1, LONGEST_RUN, count, endpoint=True)
+            of_runs = self.random.integers(0, 1 << options.tag_bits, count)
+            of_runs[0] = self._tag  # constants are loaded again even if the tag is the last one
+            tags = np.repeat(of_runs, runs)[:count]
+            self._tag = int(tags[-1])
+        sets = np.where(tags < unit.sets, tags, 0) if unit.sets > 1 else None
+        rows = Rows(rows.codes, rows.mask & kept, rows.lengths, sets)
+        fits = slice(unit.max_row if unit.holds_rows else None)
+        codes, mask = np.where(kept, rows.codes, 0)[:, fits], rows.mask[:, fits]
+        golden = np.zeros(codes.shape, np.int64)
+        for tag, constants in enumerate(of_tags):
+            some = np.where(tags < len(of_tags), tags, 0) == tag if len(of_tags) > 1 else np.full(count, True)
+            golden[some] = unit.golden(codes[some], mask[some], constants, rows.taken(some).sets)
+        self._status(rows, kept if options.keep else rows.mask, codes, mask, golden)
+        self._append(rows, kept, golden, tags)
+
+    def _status(self, rows: Rows, kept: Booleans, codes: Integers, mask: Booleans, golden: Integers) -> None:
+        """Change the expected status by rows: what they hold, and the codes, mask and results of what fits."""
+        unit = self.unit
+        if self.control is None or not self.options.status:
+            return
+        most = -(-unit.max_row // unit.lanes)
+        too_long = (_beat_counts(rows.lengths, unit.lanes) > most) | kept[:, unit.max_row :].any(axis=1)
+        at_end = np.isin(codes & ((1 << unit.code_shape.width) - 1), score_ends(unit)) & mask
+        words = self.control.words
+        words["errors"] |= int(self._cuts and too_long.any()) | 2 * int((rows.lengths == 0).any())
+        words["saturated_scores"] += int(at_end.sum())
+        words["saturated_results"] += int((golden == (1 << unit.result_bits) - 1).sum())
+
+    def _accesses(self, sent: _BeatLayout, received: _BeatLayout) -> None:
+        """Access what changes no row and what no row changes while beats are sent, and once the status within a row."""
+        control = self.control
+        if control is None:
+            return
+        given = received.chosen.sum(axis=1)
+        ends, all_results = np.cumsum(sent.last), np.append(0, np.cumsum(given))
+        number = np.broadcast_to(np.arange(sent.chosen.shape[1]), sent.chosen.shape)[sent.chosen]
+        within = np.flatnonzero(number + 1 < sent.of_rows(given)[:, 0]) + 1
+        busy = int(self.random.choice(within)) if len(within) else 0
+        if self._restarts_in >= 0:
+            busy = int(np.cumsum(sent.chosen.sum(axis=1))[self._restarts_in - 1]) + 1
+        probes = self.random.integers(0, len(ends), PROBES)
+        for beats in np.sort(np.append(probes, busy)):
+            if beats == busy and busy:
+                control.at = (self._beats + busy, self._received + int(all_results[ends[busy - 1]]))
+                control.check_busy()
+                if self._restarts_in >= 0:
+                    self._within_a_row()
+                busy = 0
+            elif self.software is not None:
+                control.at = (self._beats + int(beats), 0)
+                steady = self.random.random() < 3 / 4
+                (self.software.read_steady if steady else self.software.write_in_vain)()
+        control.at = (self._beats + len(ends), self._received + int(all_results[-1]))
+
+    def _within_a_row(self) -> None:
+        """Change the parameters of rows to and fro, which changes nothing within a row, and restart the block."""
+        assert self.control is not None
+        for name, value in self._numbers.items():
+            self.control.set_number(name, value ^ 5)
+        for name, value in self._numbers.items():
+            self.control.set_number(name, value)
+        self.control.set_number("block_restart", 1)
+
+    def _check_status(self) -> None:
+        """Compare the status once all results have come, with all interrupts, and as errors and counts are cleared."""
+        control = self.control
+        if control is None:
+            return
+        control.words |= {name: 0 for name in ("state", "busy") if name in control.words}
+        control.check()
+        if self.options.status:
+            for enabled in (1, 2, 3):
+                control.set_number("interrupt_enable", enabled)
+                control.check()
+            for name, bits in (("errors", 2), ("errors", 1), ("saturated_scores", 1), ("saturated_results", 1)):
+                control.clear(name, bits)
+                control.check()
+
+    def _append(self, rows: Rows, kept: Booleans, golden: Integers, tags: Integers) -> None:
+        """Append the input and expected output beats of rows."""
+        unit, options = self.unit, self.options
+        code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
+        sent = _BeatLayout(rows.lengths, unit.lanes)
+        received = _BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+        source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
+        sink = [(received.beats(golden), 8 * result_bytes)]
+        if options.keep:
+            source.append((self._kept_bytes(sent.beats(kept), sent.beats(rows.real), code_bytes), 1))
+            # All lanes are kept before the last beat.
+            keep = received.beats(kept[:, : golden.shape[1]]) | (1 - received.last)
+            sink.append((np.repeat(keep, result_bytes, axis=1), 1))
+        if not options.row_length:
+            source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
+        sink.append((received.last, 1))
+        if options.tags:
+            source.append((sent.of_rows(tags), options.tag_bits))
+            sink.append((received.of_rows(tags), options.tag_bits))
+        self.scores.append(pack(source))
+        self.results.append(pack(sink))
+        self._accesses(sent, received)
+        self._beats += len(sent.last)
+        self._received += len(received.last)
+
+    def _kept_bytes(self, kept: Integers, real: Integers, code_bytes: int) -> Integers:
+        """Return which bytes are kept: some of a position that is not, and all behind a row of a given length."""
+        bytes_kept = np.repeat(kept, code_bytes, axis=1)
+        some = self.random.integers(0, code_bytes, kept.shape)[:, :, None] != np.arange(code_bytes)
+        bytes_kept |= some.reshape(bytes_kept.shape)
+        if self.options.row_length:
+            bytes_kept |= np.repeat(1 - real, code_bytes, axis=1)
+        return bytes_kept
 
 
 def _address(shell: Shell, of_set: int, address: int) -> int:
@@ -133,52 +305,9 @@ def _address(shell: Shell, of_set: int, address: int) -> int:
     return shell.map.base + (of_set + inner) * shell.map.stride + WORD * word
 
 
-def _with_one_length(rows: Rows, length: int, before: int) -> Rows:
-    """Return rows of one length with the causal mask of `_set_parameters`, after `before` rows."""
-    codes = _extended(rows.codes, length)[:, :length]
-    of_block = (before + np.arange(len(codes))) % length
-    return Rows(codes, np.arange(length) < of_block[:, None] + 2, np.full(len(codes), length))
-
-
-def _with_too_long_row(rows: Rows, unit: SoftmaxUnit) -> Rows:
-    """Return the rows with the last one extended beyond `max_row`."""
-    lengths = rows.lengths.copy()
-    lengths[-1] = longest = unit.max_row + 2 * unit.lanes + 1
-    mask = np.zeros((len(lengths), longest), np.bool_)
-    mask[:, : rows.mask.shape[1]] = rows.mask
-    mask[-1, rows.lengths[-1] :] = True
-    return Rows(_extended(rows.codes, longest), mask, lengths)
-
-
-def _extended(codes: Integers, length: int) -> Integers:
-    """Return codes extended to at least `length` positions by repeating the last one."""
-    return np.pad(codes, ((0, 0), (0, max(length - codes.shape[1], 0))), mode="edge")
-
-
-def _beats(shell: Shell, vectors: Vectors, rows: Rows, kept: Booleans, golden: Integers, tags: Integers) -> None:
-    """Append the input and expected output beats of rows."""
-    unit, options = shell.unit, shell.options
-    code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
-    sent = _BeatLayout(rows.lengths, unit.lanes)
-    received = _BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
-    source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
-    sink = [(received.beats(golden), 8 * result_bytes)]
-    if options.keep:
-        source.append((np.repeat(sent.beats(kept), code_bytes, axis=1), 1))
-        keep = received.beats(kept[:, : golden.shape[1]]) | (
-            1 - received.last
-        )  # all lanes are kept before the last beat
-        sink.append((np.repeat(keep, result_bytes, axis=1), 1))
-    if not options.row_length:
-        source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
-    sink.append((received.last, 1))
-    if options.tags:
-        source.append((sent.of_rows(tags), options.tag_bits))
-        sink.append((received.of_rows(tags), options.tag_bits))
-    vectors.scores.append(pack(source))
-    vectors.results.append(pack(sink))
-    vectors.beats += len(sent.last)
-    vectors.rows += len(rows.lengths)
+def _beat_counts(lengths: Integers, lanes: int) -> Integers:
+    """Return the number of beats of rows; a row of length 0 has one."""
+    return np.maximum(-(-lengths // lanes), 1)
 
 
 class _BeatLayout:
@@ -193,7 +322,7 @@ class _BeatLayout:
     """
 
     def __init__(self, lengths: Integers, lanes: int) -> None:
-        self.lanes, taken = lanes, -(-lengths // lanes)
+        self.lanes, taken = lanes, _beat_counts(lengths, lanes)
         number = np.arange(taken.max())
         self.chosen = number < taken[:, None]
         self.last = (number == taken[:, None] - 1)[self.chosen][:, None].astype(np.int64)
@@ -210,13 +339,3 @@ class _BeatLayout:
         """Return values per row, (rows,), as (beats, 1)."""
         laid: Integers = np.broadcast_to(values[:, None], self.chosen.shape)[self.chosen][:, None]
         return laid
-
-
-def _final_reads(registers: RegisterMap, vectors: Vectors, cut: bool) -> None:
-    """Read the registers whose final values are known: constants, `busy`, and the errors of truncated rows."""
-    for register in registers.registers:
-        word, at = 0, 0
-        for register_field in register.fields:
-            word, at = word | register_field.reset << at, at + register_field.bits
-        if all(register_field.access in ("constant", "read", "clear ones") for register_field in register.fields):
-            vectors.reads.append((register.address, word | (cut and register.name == "errors")))
