@@ -168,15 +168,52 @@ def test_a_broken_design_fails(file: str, right: str, wrong: str, exported: Any,
     assert "FAIL" in printed
 
 
+TAGS, PORTS = (LOADABLE, "tags"), (HOLDS_ROWS, "ports")
+SHELL_MUTANTS = {  # the name is what a bench needs to notice it
+    "pins at rest": (*TAGS, "else if (filled_and) write_payload_value <=", "else write_payload_value <="),
+    "responses": (*TAGS, "bus_bresp_mux_2 ? 2'h2 : 2'h0;", "2'h0;"),
+    "strobes": (*TAGS, "write_valid_all = & strobe;", "write_valid_all = strobe[0];"),
+    "responses that wait": (*TAGS, "bus_bresp_not = ~ bus_bvalid;", "bus_bresp_not = 1'h1;"),
+    "tags beyond the sets": (*TAGS, "s_axis_tid < 2'h3", "1'h1"),
+    "constants of the same tag": (*TAGS, "loading_any = | { rst, load };", "loading_any = rst;"),
+    "writes while rows are inside": (LOADABLE, "passage", "= write_ready_not | write_ready_and;", "= 1'h1;"),
+    "disabled interrupts": (*PORTS, "interrupt_and = errors & enable;", "interrupt_and = errors;"),
+    "status between rows": (*PORTS, "cut_not = ~ source_payload[28];", "cut_not = 1'h1;"),
+    "a full queue": (*PORTS, "word_4_mux = filled_5 ? word_5 : source_payload;", "word_4_mux = source_payload;"),
+    "a queue of one": (*PORTS, "filled_0_and_4 = filled_0 & sink_ready;", "filled_0_and_4 = 1'h0;"),
+    "a restart within a row": (*PORTS, "if (restart_7_any) restart_7 <=", "if (1'h1) restart_7 <="),
+}
+
+
+@icarus
+@pytest.mark.parametrize(("method", "kind", "right", "wrong"), SHELL_MUTANTS.values(), ids=SHELL_MUTANTS)
+def test_a_broken_shell_fails(method: str, kind: str, right: str, wrong: str, exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(method, kind), tmp_path / "copy")
+    text = (folder / f"{NAME}_shell.sv").read_text()
+    assert text.count(right) == 1
+    (folder / f"{NAME}_shell.sv").write_text(text.replace(right, wrong))
+    code, printed = make(folder, "test-shell")
+    assert code != 0
+    assert "FAIL" in printed
+
+
 @pytest.mark.slow
 @icarus
-@pytest.mark.parametrize("file", ["axi_results.hex", "axi_reads.hex", "axi_writes.hex"])
-def test_other_vectors_fail(file: str, exported: Any, tmp_path: Path) -> None:
-    folder = shutil.copytree(exported(LOADABLE, "registers"), tmp_path / "copy")
-    *lines, last = (folder / file).read_text().splitlines()
-    *fields, word = last.split()
-    other = f"{int(word, 16) ^ 1:0{len(word)}x}"
-    (folder / file).write_text("\n".join([*lines, " ".join([*fields, other])]) + "\n")
+@pytest.mark.parametrize(
+    ("kind", "file", "digit"),
+    [
+        ("registers", "results", -1),
+        ("registers", "reads", -1),  # the response
+        ("registers", "writes", -1),
+        ("ports", "steps", 43),  # `busy`
+    ],
+)
+def test_other_vectors_fail(kind: str, file: str, digit: int, exported: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported(LOADABLE, kind), tmp_path / "copy")
+    *lines, last = (folder / f"axi_{file}.hex").read_text().splitlines()
+    digits = [*last]
+    digits[digit] = f"{int(digits[digit], 16) ^ 1:x}"
+    (folder / f"axi_{file}.hex").write_text("\n".join([*lines, "".join(digits)]) + "\n")
     code, printed = make(folder, "test-shell")
     assert code != 0, printed
     assert "FAIL" in printed

@@ -10,6 +10,7 @@ import numpy as np
 from softmaxkit.flow.interface import whole_bytes
 from softmaxkit.flow.vectors import Rows, pack
 from softmaxkit.shell.accesses import Ports, Software, When, Write
+from softmaxkit.shell.beat_layout import BeatLayout, beat_counts
 from softmaxkit.shell.register_map import WORD
 from softmaxkit.shell.row_length import LENGTH_PORTS
 from softmaxkit.shell.status import score_ends
@@ -170,7 +171,7 @@ class Vectors:
         lengths = [1, 2 * lanes + 1, lanes, longest // 3, longest, 2 * longest // 3, longest, 1]
         lengths += [longest + 2 * lanes + 1] * self._cuts + [0, lanes + 1]
         for number, length in enumerate(lengths):
-            count = SHORT // 4 if length <= 1 else 5
+            count = SHORT // 2 if length <= 1 else 5
             offset = (0, -3, lanes, length // 2)[number % 4] if length > 1 else 0
             block = (0, 3, count)[number % 3]
             self._set_length(length, offset, block, causal=int(number % 5 != 4), restart=number % 2)
@@ -205,29 +206,26 @@ class Vectors:
         if self.control is None or not self.options.status:
             return
         most = -(-unit.max_row // unit.lanes)
-        too_long = (_beat_counts(rows.lengths, unit.lanes) > most) | kept[:, unit.max_row :].any(axis=1)
+        too_long = (beat_counts(rows.lengths, unit.lanes) > most) | kept[:, unit.max_row :].any(axis=1)
         at_end = np.isin(codes & ((1 << unit.code_shape.width) - 1), score_ends(unit)) & mask
         words = self.control.words
         words["errors"] |= int(self._cuts and too_long.any()) | 2 * int((rows.lengths == 0).any())
         words["saturated_scores"] += int(at_end.sum())
         words["saturated_results"] += int((golden == (1 << unit.result_bits) - 1).sum())
 
-    def _accesses(self, sent: _BeatLayout, received: _BeatLayout) -> None:
+    def _accesses(self, sent: BeatLayout, received: BeatLayout) -> None:
         """Access what changes no row and what no row changes while beats are sent, and once the status within a row."""
         control = self.control
         if control is None:
             return
-        given = received.chosen.sum(axis=1)
-        ends, all_results = np.cumsum(sent.last), np.append(0, np.cumsum(given))
-        number = np.broadcast_to(np.arange(sent.chosen.shape[1]), sent.chosen.shape)[sent.chosen]
-        within = np.flatnonzero(number + 1 < sent.of_rows(given)[:, 0]) + 1
-        busy = int(self.random.choice(within)) if len(within) else 0
-        if self._restarts_in >= 0:
-            busy = int(np.cumsum(sent.chosen.sum(axis=1))[self._restarts_in - 1]) + 1
-        probes = self.random.integers(0, len(ends), PROBES)
+        beats_sent, given = sent.chosen.sum(axis=1), received.chosen.sum(axis=1)
+        row = self._restarts_in if self._restarts_in >= 0 else int(given.argmax())
+        # Before the last beat that fits: behind it, a row may have left although more of it comes.
+        busy = int(beats_sent[:row].sum() + given[row] - 1) if given[row] > 1 else 0
+        probes = self.random.integers(0, beats_sent.sum(), PROBES)
         for beats in np.sort(np.append(probes, busy)):
             if beats == busy and busy:
-                control.at = (self._beats + busy, self._received + int(all_results[ends[busy - 1]]))
+                control.at = (self._beats + busy, self._received + int(given[:row].sum()))
                 control.check_busy()
                 if self._restarts_in >= 0:
                     self._within_a_row()
@@ -236,7 +234,7 @@ class Vectors:
                 control.at = (self._beats + int(beats), 0)
                 steady = self.random.random() < 3 / 4
                 (self.software.read_steady if steady else self.software.write_in_vain)()
-        control.at = (self._beats + len(ends), self._received + int(all_results[-1]))
+        control.at = (self._beats + int(beats_sent.sum()), self._received + int(given.sum()))
 
     def _within_a_row(self) -> None:
         """Change the parameters of rows to and fro, which changes nothing within a row, and restart the block."""
@@ -255,7 +253,7 @@ class Vectors:
         control.words |= {name: 0 for name in ("state", "busy") if name in control.words}
         control.check()
         if self.options.status:
-            for enabled in (1, 2, 3):
+            for enabled in (1, 2, 0, 3):
                 control.set_number("interrupt_enable", enabled)
                 control.check()
             for name, bits in (("errors", 2), ("errors", 1), ("saturated_scores", 1), ("saturated_results", 1)):
@@ -266,8 +264,8 @@ class Vectors:
         """Append the input and expected output beats of rows."""
         unit, options = self.unit, self.options
         code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
-        sent = _BeatLayout(rows.lengths, unit.lanes)
-        received = _BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+        sent = BeatLayout(rows.lengths, unit.lanes)
+        received = BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
         source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
         sink = [(received.beats(golden), 8 * result_bytes)]
         if options.keep:
@@ -303,39 +301,3 @@ def _address(shell: Shell, of_set: int, address: int) -> int:
     assert shell.unit.registers is not None
     inner, word = divmod(address, shell.unit.registers.stride)
     return shell.map.base + (of_set + inner) * shell.map.stride + WORD * word
-
-
-def _beat_counts(lengths: Integers, lanes: int) -> Integers:
-    """Return the number of beats of rows; a row of length 0 has one."""
-    return np.maximum(-(-lengths // lanes), 1)
-
-
-class _BeatLayout:
-    """Arrangement of rows in beats.
-
-    Args:
-        lengths: of the rows, int64 (rows,).
-        lanes: positions per beat.
-
-    Attributes:
-        last: 1 for the last beat of a row, int64 (beats, 1).
-    """
-
-    def __init__(self, lengths: Integers, lanes: int) -> None:
-        self.lanes, taken = lanes, _beat_counts(lengths, lanes)
-        number = np.arange(taken.max())
-        self.chosen = number < taken[:, None]
-        self.last = (number == taken[:, None] - 1)[self.chosen][:, None].astype(np.int64)
-
-    def beats(self, values: Integers | Booleans) -> Integers:
-        """Return values per position, (rows, positions), as (beats, lanes); 0 beyond the last position."""
-        width = self.chosen.shape[1] * self.lanes
-        padded = np.zeros((len(values), width), np.int64)
-        padded[:, : values.shape[1]] = values[:, :width]
-        laid: Integers = padded.reshape(len(values), -1, self.lanes)[self.chosen]
-        return laid
-
-    def of_rows(self, values: Integers) -> Integers:
-        """Return values per row, (rows,), as (beats, 1)."""
-        laid: Integers = np.broadcast_to(values[:, None], self.chosen.shape)[self.chosen][:, None]
-        return laid
