@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from softmaxkit.flow.interface import whole_bytes
-from softmaxkit.flow.vectors import Rows, pack
+from softmaxkit.flow.vectors import Rows
 from softmaxkit.shell.accesses import Ports, Software, When, Write
 from softmaxkit.shell.beat_layout import BeatLayout, beat_counts
 from softmaxkit.shell.register_map import WORD
@@ -190,15 +189,21 @@ class Vectors:
             tags = np.repeat(of_runs, runs)[:count]
             self._tag = int(tags[-1])
         sets = np.where(tags < unit.sets, tags, 0) if unit.sets > 1 else None
-        rows = Rows(rows.codes, rows.mask & kept, rows.lengths, sets)
+        rows = Rows(rows.codes, rows.mask, rows.lengths, sets)
         fits = slice(unit.max_row if unit.holds_rows else None)
-        codes, mask = np.where(kept, rows.codes, 0)[:, fits], rows.mask[:, fits]
-        golden = np.zeros(codes.shape, np.int64)
+        codes, mask = np.where(kept, rows.codes, 0)[:, fits], (rows.mask & kept)[:, fits]
+        golden: Integers = np.zeros(codes.shape, np.int64)
         for tag, constants in enumerate(of_tags):
             some = np.where(tags < len(of_tags), tags, 0) == tag if len(of_tags) > 1 else np.full(count, True)
             golden[some] = unit.golden(codes[some], mask[some], constants, rows.taken(some).sets)
         self._status(rows, kept if options.keep else rows.mask, codes, mask, golden)
-        self._append(rows, kept, golden, tags)
+        sent = BeatLayout(rows.lengths, unit.lanes)
+        received = BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
+        self.scores.append(sent.scores(self.shell, rows, kept, tags, self.random))
+        self.results.append(received.results(self.shell, golden, kept, tags))
+        self._accesses(sent, received)
+        self._beats += len(sent.last)
+        self._received += len(received.last)
 
     def _status(self, rows: Rows, kept: Booleans, codes: Integers, mask: Booleans, golden: Integers) -> None:
         """Change the expected status by rows: what they hold, and the codes, mask and results of what fits."""
@@ -259,40 +264,6 @@ class Vectors:
             for name, bits in (("errors", 2), ("errors", 1), ("saturated_scores", 1), ("saturated_results", 1)):
                 control.clear(name, bits)
                 control.check()
-
-    def _append(self, rows: Rows, kept: Booleans, golden: Integers, tags: Integers) -> None:
-        """Append the input and expected output beats of rows."""
-        unit, options = self.unit, self.options
-        code_bytes, result_bytes = (whole_bytes(bits) // 8 for bits in (unit.code_shape.width, unit.result_bits))
-        sent = BeatLayout(rows.lengths, unit.lanes)
-        received = BeatLayout(np.minimum(rows.lengths, golden.shape[1]), unit.lanes)
-        source = [(sent.beats(rows.codes) & ((1 << unit.code_shape.width) - 1), 8 * code_bytes)]
-        sink = [(received.beats(golden), 8 * result_bytes)]
-        if options.keep:
-            source.append((self._kept_bytes(sent.beats(kept), sent.beats(rows.real), code_bytes), 1))
-            # All lanes are kept before the last beat.
-            keep = received.beats(kept[:, : golden.shape[1]]) | (1 - received.last)
-            sink.append((np.repeat(keep, result_bytes, axis=1), 1))
-        if not options.row_length:
-            source += [(sent.beats(rows.mask), 1), (sent.last, 1)]
-        sink.append((received.last, 1))
-        if options.tags:
-            source.append((sent.of_rows(tags), options.tag_bits))
-            sink.append((received.of_rows(tags), options.tag_bits))
-        self.scores.append(pack(source))
-        self.results.append(pack(sink))
-        self._accesses(sent, received)
-        self._beats += len(sent.last)
-        self._received += len(received.last)
-
-    def _kept_bytes(self, kept: Integers, real: Integers, code_bytes: int) -> Integers:
-        """Return which bytes are kept: some of a position that is not, and all behind a row of a given length."""
-        bytes_kept = np.repeat(kept, code_bytes, axis=1)
-        some = self.random.integers(0, code_bytes, kept.shape)[:, :, None] != np.arange(code_bytes)
-        bytes_kept |= some.reshape(bytes_kept.shape)
-        if self.options.row_length:
-            bytes_kept |= np.repeat(1 - real, code_bytes, axis=1)
-        return bytes_kept
 
 
 def _address(shell: Shell, of_set: int, address: int) -> int:
