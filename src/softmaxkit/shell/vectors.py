@@ -170,7 +170,7 @@ class Vectors:
         lengths = [1, 2 * lanes + 1, lanes, longest // 3, longest, 2 * longest // 3, longest, 1]
         lengths += [longest + 2 * lanes + 1] * self._cuts + [0, lanes + 1]
         for number, length in enumerate(lengths):
-            count = SHORT // 2 if length <= 1 else 5
+            count = SHORT // 2 if length <= 1 else 3
             offset = (0, -3, lanes, length // 2)[number % 4] if length > 1 else 0
             block = (0, 3, count)[number % 3]
             self._set_length(length, offset, block, causal=int(number % 5 != 4), restart=number % 2)
