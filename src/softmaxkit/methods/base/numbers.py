@@ -132,8 +132,11 @@ def real_values(names: str, value: Real, shape: tuple[int, ...]) -> Array:
     Raises:
         ValueError: the value has another shape.
     """
-    known = value.detach().double().tolist() if isinstance(value, Tensor) else value  # transforms have no array of it
-    real: Array = np.asarray(known, np.float64)
+    if isinstance(value, Tensor):  # one by one: before torch 2.10, transforms have no list of them
+        known = value.detach().double().cpu()
+        real: Array = np.array([x.item() for x in known.flatten()]).reshape(known.shape)
+    else:
+        real = np.asarray(value, np.float64)
     if real.ndim and real.shape != shape:
         raise ValueError(f"{names} must be a single number or of shape {shape}, got shape {real.shape}")
     return real
