@@ -20,6 +20,7 @@ from softmaxkit import Spec
 from softmaxkit.flow.outcome import Traffic
 from softmaxkit.flow.simulate import Verilated, can_verilate
 from softmaxkit.flow.verify import TRAFFIC
+from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods import ALL_METHODS, METHODS, method_class
 from softmaxkit.shell import constants as constants_module
 from softmaxkit.shell import results as results_module
@@ -30,6 +31,7 @@ from softmaxkit.shell import software_side as software_module
 from softmaxkit.shell import unit_in_shell as unit_in_shell_module
 from softmaxkit.shell.constants import switch_cycles
 from softmaxkit.shell.options import ShellOptions
+from softmaxkit.shell.shell import Shell
 
 pytestmark = pytest.mark.skipif(not can_verilate(), reason="needs Yosys, Verilator and a C++ compiler")
 
@@ -150,6 +152,15 @@ def test_a_tag_that_takes_another_set_shows(monkeypatch: pytest.MonkeyPatch) -> 
         run(method_class("consmax")(), ShellOptions(**SETS), 2000, sets=3)
 
 
+def test_the_logic_of_a_shell_grows_with_its_lanes() -> None:
+    """Twice the lanes add twice the cells; `tkeep` had those of all lanes again for every lane."""
+    cells = [
+        to_rtlil(Shell(method_class("exaq")().unit(lanes=lanes), ShellOptions(**EVERYTHING)), "shell").count(" cell ")
+        for lanes in (16, 32, 64)
+    ]
+    assert 1.9 < (cells[2] - cells[1]) / (cells[1] - cells[0]) < 2.1
+
+
 def refusal(spec: Spec, sizes: dict[str, Any]) -> str:
     try:
         spec.unit(**sizes)
@@ -180,7 +191,7 @@ def refusal(spec: Spec, sizes: dict[str, Any]) -> str:
         (constants_module, "ConstantsCopy", "self.wanted != loaded", "0", EVERYTHING),
         (constants_module, "ConstantsCopy", "self.loading.eq(other | running)", "self.loading.eq(running)", EVERYTHING),
         (shell_module, "Shell", "(kept.source.ready | ~ends)", "1", {"keep": True}),
-        (results_module, "write_results", "kept | (~results.p.last).replicate(lanes)", "kept", KEPT),
+        (results_module, "write_results", "kept | ~results.p.last.replicate(lanes)", "kept", KEPT),
         (rows_module, "RowsInside", "tags.sink.ready.eq(self.ends)", "tags.sink.ready.eq(1)", {"tags": 3}),
     ],
 )

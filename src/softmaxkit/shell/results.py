@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import Cat, Const, Module, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 from softmaxkit.flow.interface import whole_bytes
 from softmaxkit.shell.axi import AxiStream
@@ -41,7 +41,8 @@ def write_results(
         results.ready.eq(stream.tready),
     ]
     if kept is not None:
-        keep = kept | (~results.p.last).replicate(lanes)
+        keep = Signal(lanes)  # Amaranth writes an expression again for every bit that is taken from it
+        m.d.comb += keep.eq(kept | ~results.p.last.replicate(lanes))
         m.d.comb += stream.tkeep.eq(Cat(keep[lane].replicate(padded // 8) for lane in range(lanes)))
     if tag is not None:
         m.d.comb += stream.tid.eq(tag)
