@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Signal
 from cases import BY_METHOD
 
 from softmaxkit import Exact, Softermax
 from softmaxkit.engine import cycles, verify
+from softmaxkit.engine.arrays import code_at
 from softmaxkit.engine.cycles import DEPTH, Times, times
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
@@ -34,6 +36,14 @@ def engine_of(spec: Spec, channels: int = 8, **sizes: Any) -> Engine:
 
 
 @verilator
+def test_a_code_is_one_slice_of_a_word() -> None:
+    """Amaranth copies what a slice is taken from: a slice up to the word's end took the square of its length."""
+    word = Signal(64)
+    (slice_,) = code_at(word, 3).operands
+    assert slice_.value is word
+    assert (slice_.start, slice_.stop) == (24, 32)
+
+
 @pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), *((method, "deferred") for method in DEFERRED)])
 def test_small_engines(method: str, pipeline: str) -> None:
     engine = engine_of(METHODS[method](), pipeline=pipeline)

@@ -242,4 +242,4 @@ class ValueArray(wiring.Component):
 
 def code_at(word: Value, index: int) -> Value:
     """Return the code at an index of a buffer word."""
-    return word[index * CODE.width :][: CODE.width].as_signed()
+    return word[index * CODE.width : (index + 1) * CODE.width].as_signed()

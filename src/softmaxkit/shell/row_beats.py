@@ -61,7 +61,7 @@ def read_beats(m: Module, unit: SoftmaxUnit, stream: Any, beats: Any) -> None:
         step = padded // 8
         kept = Cat(stream.tkeep[lane * step : (lane + 1) * step].all() for lane in range(lanes))
     m.d.comb += [
-        Value.cast(beats.p.codes).eq(Cat(stream.tdata[lane * padded :][:bits] for lane in range(lanes))),
+        Value.cast(beats.p.codes).eq(Cat(stream.tdata[lane * padded : lane * padded + bits] for lane in range(lanes))),
         beats.p.keep.eq(kept),
         beats.p.mask.eq(kept & attended),
         beats.p.last.eq(getattr(stream, "tlast", 0)),
