@@ -35,7 +35,6 @@ def engine_of(spec: Spec, channels: int = 8, **sizes: Any) -> Engine:
     return Engine(Attention.of(spec, channels), **({"rows": 2, "columns": 4, "max_keys": 19} | sizes))
 
 
-@verilator
 def test_a_code_is_one_slice_of_a_word() -> None:
     """Amaranth copies what a slice is taken from: a slice up to the word's end took the square of its length."""
     word = Signal(64)
@@ -44,6 +43,7 @@ def test_a_code_is_one_slice_of_a_word() -> None:
     assert (slice_.start, slice_.stop) == (24, 32)
 
 
+@verilator
 @pytest.mark.parametrize(("method", "pipeline"), [(ELEMENT, "element"), *((method, "deferred") for method in DEFERRED)])
 def test_small_engines(method: str, pipeline: str) -> None:
     engine = engine_of(METHODS[method](), pipeline=pipeline)
