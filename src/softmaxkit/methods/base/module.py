@@ -194,13 +194,14 @@ class SoftmaxModule(Calibrated, ABC):
             )
         call, choice = self.choose_integers(scores)
         kernel = call if choice.kernel else None
-        if kernel is not None and not torch.is_grad_enabled():
+        is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in (scores, *self.parameters()))
+        if kernel is not None and not is_trained:
             return kernel(scores, mask)
         attended = attended_keys(scores, mask)
         scores = _zero_masked(scores, attended)
         with torch.no_grad():
             values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
-        if not torch.is_grad_enabled():
+        if not is_trained:
             return values
         return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
