@@ -72,6 +72,16 @@ def expand_mask(mask: Array, shape: tuple[int, ...]) -> Array:
     return array_namespace(mask).broadcast_to(mask, shape)
 
 
+def unexpanded_mask(mask: Array, shape: tuple[int, ...]) -> Array:
+    """Return a mask with as many axes as the scores, each as long as theirs or 1: what is computed from it stays small.
+
+    Raises:
+        ValueError: the mask does not broadcast to that shape.
+    """
+    _check_shape(mask, shape)
+    return mask[(None,) * (len(shape) - mask.ndim)] if mask.ndim < len(shape) else mask
+
+
 def _check_shape(mask: Array, shape: tuple[int, ...]) -> None:
     ndim = len(mask.shape)
     if ndim > len(shape) or any(size not in (1, shape[axis - ndim]) for axis, size in enumerate(mask.shape)):

@@ -7,7 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.torch_attention import attend_by_stripes, is_bias, scaled_dot_product, within_lengths
+from softmaxkit.fused_attention.torch_attention import (
+    attend_by_stripes,
+    is_bias,
+    scaled_dot_product,
+    within_lengths,
+    without_repetition,
+)
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.launch import untraced
@@ -107,7 +113,7 @@ def _without_hidden_tail(key: Tensor, value: Tensor, mask: Tensor | None) -> tup
     """Drop the last keys if no query attends to them: those of a static cache, most of which may still be empty."""
     if mask is None or mask.ndim == 0 or mask.dtype != torch.bool:
         return key, value, mask
-    rows = mask[tuple(slice(1 if step == 0 else None) for step in mask.stride())]  # without repetition
+    rows = without_repetition(mask)
     keys = key.shape[2]
     if not 1 < keys == rows.shape[-1] or rows.numel() == 0 or bool(rows[..., -1].any()):
         return key, value, mask

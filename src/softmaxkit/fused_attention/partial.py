@@ -62,10 +62,11 @@ def partial_attention(
     if attn_mask is not None and attn_mask.dtype != torch.bool:
         raise TypeError(f"attn_mask must be boolean, True where attended, got {attn_mask.dtype}")
     check_mask_device("attn_mask", attn_mask, query.device)
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+    shape = (*query.shape[:3], key.shape[2])
     wide = torch.promote_types(query.dtype, torch.float32)
     with without_autocast(query.device):
-        scores = (query.to(wide) * attention_scale(query, scale)) @ key.to(wide).mT
-        mask = None if attn_mask is None else expand_mask(attn_mask, tuple(scores.shape))
+        # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
+        together = (query.to(wide) * attention_scale(query, scale)).reshape(*key.shape[:2], -1, key.shape[3])
+        scores = (together @ key.to(wide).mT).reshape(shape)
+        mask = None if attn_mask is None else expand_mask(attn_mask, shape)
         return spec.partial(**parameters).update(scores, mask, value.to(wide))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.fused_attention.choice import choose
-from softmaxkit.fused_attention.torch_attention import has_autocast, is_bias
+from softmaxkit.fused_attention.torch_attention import has_autocast, is_bias, without_repetition
 from softmaxkit.kernels.attention import (
     AttentionCall,
     attention_scale,
@@ -22,7 +22,7 @@ from softmaxkit.kernels.attention import (
 )
 from softmaxkit.kernels.backends import Choice, is_in_graph
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.masks import attended_by, expand_mask
+from softmaxkit.masks import attended_by, unexpanded_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, module_for
 from softmaxkit.methods.base.spec import Spec
@@ -37,8 +37,8 @@ class Prepared(NamedTuple):
         query: (batch, heads, queries, channels).
         key: (batch, key heads, keys, channels).
         value: (batch, key heads, keys, value channels).
-        mask: boolean, (batch, heads, queries, keys), a view; or None.
-        bias: floating, of that shape; None if it is known to be 0 everywhere, as no graph can.
+        mask: boolean, with four axes that broadcast to (batch, heads, queries, keys); or None.
+        bias: floating, likewise; None if it is known to be 0 everywhere, as no graph can.
         scale: factor of the scores.
         module: the method's module.
         call: its fused attention, with the caller's parameters if they require gradients; None if there is none.
@@ -87,8 +87,8 @@ def prepare(
         more = (None,) * (4 - query.ndim)
         query, key, value = query[more], key[more], value[more]
     check_shapes(query, key, value)
-    mask, bias = (attn_mask, None) if attn_mask is None or attn_mask.dtype == torch.bool else mask_and_bias(attn_mask)
-    mask, bias = (None if x is None else expand_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
+    mask, bias = mask_and_bias(attn_mask)
+    mask, bias = (None if x is None else unexpanded_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     factor = attention_scale(query, scale)
     module = module_for(spec, mode, key.shape[2], parameters, query.device, query.shape[1])
     with_numbers = attention_call_with(module, parameters) if mode == "float" else None
@@ -136,8 +136,14 @@ def is_wide_floating(x: Tensor) -> bool:
     return x.is_floating_point() and x.dtype.itemsize > 1
 
 
-def mask_and_bias(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Split a floating mask into a boolean mask and a bias, which is None if it is known to be 0 everywhere."""
+def mask_and_bias(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Split a mask into a boolean one, if any, and a bias, which is None if it is known to be 0 everywhere."""
+    if mask is None:
+        return None, None
+    if not mask.requires_grad:
+        mask = without_repetition(mask)
+    if mask.dtype == torch.bool:
+        return mask, None
     attended = attended_by(mask)
     bias = torch.where(attended, mask, 0.0)
     return attended, bias if mask.requires_grad or is_in_graph() or is_bias(bias) else None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from softmaxkit.kernels.backends import is_in_graph, transform_at_work
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.masks import expand_mask
+from softmaxkit.masks import expand_mask, unexpanded_mask
 
 STRIPE = 1 << 22
 """Maximum number of scores in memory at once."""
@@ -48,30 +51,43 @@ def attend_by_stripes(
     """
     batch, heads, queries = query.shape[:3]
     shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
-    mask, bias = (None if x is None else expand_mask(x, shape) for x in (mask, bias))
+    mask, bias = (None if x is None else unexpanded_mask(x, shape) for x in (mask, bias))
     wide = torch.promote_types(dtype, torch.float32)
     query, key, value = query.to(wide) * scale, key.to(wide).mT, value.to(wide)
     rows = max(1, STRIPE // max(1, batch * heads * key.shape[3]))
+
+    def attend(first: int, stripe: Tensor, attended: Tensor | None, added: Tensor | None) -> Tensor:
+        count = stripe.shape[2]
+        keys = min(first + count, shape[3]) if is_causal else shape[3]  # that any of these queries attends to
+        # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
+        together = heads // key_heads * count
+        scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key[..., :keys]).reshape(
+            *shape[:2], count, keys
+        )
+        if added is not None:
+            scores = scores + added[..., :keys]
+        if is_causal:
+            attended = torch.ones(count, keys, dtype=torch.bool, device=scores.device).tril(first)
+        probabilities = functional.dropout(normalise(scores, attended), dropout_p)
+        output = probabilities.reshape(batch, key_heads, together, keys) @ value[:, :, :keys]
+        return output.reshape(batch, heads, count, value.shape[3])
+
+    is_kept = torch.is_grad_enabled() and queries > rows and not is_in_graph() and not transform_at_work()
+    # Else the gradient would keep the scores of all stripes.
+    run = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=bool(dropout_p)) if is_kept else attend
     outputs = [query.new_zeros(batch, heads, 0, value.shape[3])]
+    firsts = range(0, queries, rows)
     with without_autocast(query.device):
-        for first in range(0, queries, rows):
-            stripe = query[:, :, first : first + rows]
-            count = stripe.shape[2]
-            keys = min(first + count, shape[3]) if is_causal else shape[3]  # that any of these queries attends to
-            # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
-            together = heads // key_heads * count
-            scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key[..., :keys]).reshape(
-                *shape[:2], count, keys
-            )
-            if bias is not None:
-                scores = scores + bias[:, :, first : first + rows, :keys]
-            attended = None if mask is None else mask[:, :, first : first + rows]
-            if is_causal:
-                attended = torch.ones(count, keys, dtype=torch.bool, device=scores.device).tril(first)
-            probabilities = functional.dropout(normalise(scores, attended), dropout_p)
-            output = probabilities.reshape(batch, key_heads, together, keys) @ value[:, :, :keys]
-            outputs.append(output.reshape(batch, heads, count, value.shape[3]))
+        for stripe in zip(firsts, *(_stripes(x, rows, len(firsts)) for x in (query, mask, bias)), strict=True):
+            outputs.append(run(*stripe))
     return zero_fully_masked(torch.cat(outputs, dim=2), mask).to(dtype)
+
+
+def _stripes(tensor: Tensor | None, rows: int, count: int) -> Sequence[Tensor | None]:
+    """Split the queries of a tensor, or of a mask that may have one row for all of them, into `count` stripes."""
+    if tensor is None or count < 2 or tensor.shape[2] == 1:
+        return [tensor] * count
+    return list(tensor.split(rows, dim=2))  # unlike slices, whose gradients would be as large as the whole, each
 
 
 def scaled_dot_product(
@@ -90,6 +106,9 @@ def scaled_dot_product(
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.is_cuda:  # no fused kernel of torch takes both
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    shape = (*query.shape[:3], key.shape[2])
+    of_shape = expand_mask if query.is_cuda else unexpanded_mask  # torch's kernels for GPUs align rows of masks
+    mask, bias = (None if x is None else of_shape(x, shape) for x in (mask, bias))
     allowed = mask
     if bias is not None and mask is not None:
         allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
@@ -100,6 +119,13 @@ def scaled_dot_product(
         query, key, value, allowed, dropout_p, is_causal, scale=scale * rate, **grouped
     )
     return zero_fully_masked(result, mask)
+
+
+def without_repetition(mask: Tensor) -> Tensor:
+    """Return a mask with axes of 1 where an expanded one repeats itself, except in graphs, which serve others too."""
+    if is_in_graph():
+        return mask
+    return mask[tuple(slice(1 if step == 0 else None) for step in mask.stride())]
 
 
 def is_bias(bias: Tensor) -> bool:

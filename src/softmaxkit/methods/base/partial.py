@@ -41,13 +41,19 @@ def weigh(weights: Array, values: Array) -> Array:
 
     Args:
         weights: floating-point, (..., keys).
-        values: (..., keys, channels), of the same dtype.
+        values: (..., keys, channels), of the same dtype; for weights of (..., heads, queries, keys) maybe of fewer
+            heads, each shared by consecutive ones.
 
     Returns:
         (..., channels).
     """
     xp = array_namespace(weights)
-    weighted = xp.matmul(weights, values)
+    if weights.ndim > 2 and weights.ndim == values.ndim and 1 < weights.shape[-3] != values.shape[-3] > 0:
+        shape, channels = weights.shape, values.shape[-1]
+        together = xp.reshape(weights, (*shape[:-3], values.shape[-3], -1, shape[-1]))  # copies no values for each head
+        weighted = xp.reshape(xp.matmul(together, values), (*shape[:-1], channels))
+    else:
+        weighted = xp.matmul(weights, values)
     return xp.where(xp.any(weights != 0, axis=-1, keepdims=True), weighted, xp.zeros_like(weighted))
 
 
