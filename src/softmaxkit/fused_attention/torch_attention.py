@@ -17,7 +17,10 @@ from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import expand_mask, unexpanded_mask
 
 STRIPE = 1 << 22
-"""Maximum number of scores in memory at once."""
+"""Maximum number of scores in memory at once, apart from those kept for gradients."""
+
+KEPT = 1 << 27
+"""Number of scores up to which gradients keep all of them; more are computed again, 1.7 times as long."""
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -72,9 +75,10 @@ def attend_by_stripes(
         output = probabilities.reshape(batch, key_heads, together, keys) @ value[:, :, :keys]
         return output.reshape(batch, heads, count, value.shape[3])
 
-    is_kept = torch.is_grad_enabled() and queries > rows and not is_in_graph() and not transform_at_work()
-    # Else the gradient would keep the scores of all stripes.
-    run = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=bool(dropout_p)) if is_kept else attend
+    run: Callable[..., Tensor] = attend
+    is_large = math.prod(shape) > KEPT and queries > rows
+    if torch.is_grad_enabled() and is_large and not is_in_graph() and not transform_at_work():
+        run = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=bool(dropout_p))
     outputs = [query.new_zeros(batch, heads, 0, value.shape[3])]
     firsts = range(0, queries, rows)
     with without_autocast(query.device):

@@ -194,7 +194,9 @@ class SoftmaxModule(Calibrated, ABC):
             )
         call, choice = self.choose_integers(scores)
         kernel = call if choice.kernel else None
-        is_trained = torch.is_grad_enabled() and any(x.requires_grad for x in (scores, *self.parameters()))
+        is_trained = torch.is_grad_enabled() and any(
+            x.requires_grad for x in (scores, *self.learned_tensors().values())
+        )
         if kernel is not None and not is_trained:
             return kernel(scores, mask)
         attended = attended_keys(scores, mask)
