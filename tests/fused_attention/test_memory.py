@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 import softmaxkit
 from softmaxkit.fused_attention import torch_attention
+from softmaxkit.fused_attention.prepared import prepare
 from softmaxkit.methods import METHODS
 
 HEADS, TOKENS, CHANNELS = 4, 256, 8
@@ -59,6 +60,12 @@ def test_a_mask_that_repeats_itself_is_not_expanded(spec: softmaxkit.Spec, mask:
         softmaxkit.attention(*_inputs(), spec, mask)
     # torch's own kernel computes on blocks; apart from these nothing is as large as the scores of one head.
     assert HEADS * TOKENS * CHANNELS <= largest.elements < TOKENS * TOKENS
+
+
+def test_a_mask_of_four_axes_stays_the_same_tensor() -> None:
+    """So that FlexAttention's block masks, which are kept by the mask, are made once for the layers of a model."""
+    mask = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool).tril()
+    assert prepare(*_inputs(), softmaxkit.Exact(), mask, 0.0, False, None, "float", {}).mask is mask
 
 
 @pytest.mark.parametrize("mask", [None, MASKS["boolean, by key, four axes"]], ids=["none", "by key"])

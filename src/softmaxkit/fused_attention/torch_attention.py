@@ -127,7 +127,7 @@ def scaled_dot_product(
 
 def without_repetition(mask: Tensor) -> Tensor:
     """Return a mask with axes of 1 where an expanded one repeats itself, except in graphs, which serve others too."""
-    if is_in_graph():
+    if is_in_graph() or all(mask.stride()):
         return mask
     return mask[tuple(slice(1 if step == 0 else None) for step in mask.stride())]
 
