@@ -17,6 +17,7 @@ import torch
 from softmaxkit.kernels import backends, builds, launch
 
 if TYPE_CHECKING:
+    from torch.distributed import DeviceMesh
     from transformers import PreTrainedModel
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers reads it: no test asks the network
@@ -106,6 +107,26 @@ def shakespeare() -> Path:
     if not path.is_file():
         pytest.skip(f"no shared data beside the project: {path.name} is missing")
     return path
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """One process: parameters are sharded in the same way, and all of each is in it."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def sharded(model: PreTrainedModel, mesh: DeviceMesh) -> PreTrainedModel:
+    """Shard a GPT-2, block by block."""
+    from torch.distributed.fsdp import fully_shard
+
+    for block in model.transformer.h:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
 
 
 def tiny_model(kind: str, layers: int = 2) -> PreTrainedModel:

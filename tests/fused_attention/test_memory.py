@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import DEFAULTS
+from method_cases import Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 import softmaxkit
 from softmaxkit.fused_attention import torch_attention
 from softmaxkit.fused_attention.prepared import prepare
-from softmaxkit.methods import METHODS
 
 HEADS, TOKENS, CHANNELS = 4, 256, 8
 
@@ -25,11 +26,6 @@ MASKS = {
     "bias, by key": torch.linspace(-1.0, 1.0, TOKENS)[None, None, None],
     "bias, by key, expanded": torch.linspace(-1.0, 1.0, TOKENS).expand(1, HEADS, TOKENS, TOKENS),
     "bias, by key and head": torch.linspace(-1.0, 1.0, HEADS * TOKENS).reshape(1, HEADS, 1, TOKENS),
-}
-PARAMETERS: Mapping[str, Mapping[str, float]] = {
-    "consmax": {"beta": 1.0, "gamma": 100.0},
-    "exaq": {"clip": -5.0},
-    "sigmoid": {"bias": -5.0},
 }
 
 
@@ -79,13 +75,12 @@ def test_partial_attention_copies_no_keys_for_the_heads_that_share_them(mask: Te
     torch.testing.assert_close(state.result(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
 @pytest.mark.parametrize("mask", [None, *MASKS.values()], ids=["none", *MASKS])
 def test_gradients_keep_no_scores_of_several_stripes(
-    name: str, mask: Tensor | None, monkeypatch: pytest.MonkeyPatch
+    case: Case, mask: Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, numbers = METHODS[name](), PARAMETERS.get(name, {})
-    module = spec.module(heads=HEADS, **numbers)
+    module = case.spec.module(heads=HEADS, **case.numbers)
 
     def gradients(stripe: int) -> tuple[int, list[Tensor]]:
         monkeypatch.setattr(torch_attention, "STRIPE", stripe)

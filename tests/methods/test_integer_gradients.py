@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import DEFAULTS
+from method_cases import Case
 from torch import Tensor
 
 import softmaxkit
-from softmaxkit.methods import METHODS
-
-PARAMETERS = {"consmax": {"beta": 1.0, "gamma": 100.0}, "exaq": {"clip": -5.0}, "sigmoid": {"bias": -5.0}}
 
 
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("name", METHODS)
-def test_the_float_form_runs_for_gradients_only(name: str, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = METHODS[name]().module(mode="integer", **PARAMETERS.get(name, {})).requires_grad_(False)
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_the_float_form_runs_for_gradients_only(case: Case, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = case.spec.module(mode="integer", **case.numbers).requires_grad_(False)
     calls = []
     surrogate = module.surrogate
 

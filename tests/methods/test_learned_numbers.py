@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.func import grad, vmap
@@ -128,13 +127,6 @@ def test_calibrated_numbers_cannot_be_mapped() -> None:
     ):
         with pytest.raises(ValueError, match=r"vmap cannot map (clip of EXAQ|scale of ConSmax), which is calibrated"):
             vmap(function)(torch.tensor([-5.0, -4.0]))
-
-
-@pytest.fixture
-def mesh() -> Iterator[Any]:
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield distributed.init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
 
 
 @LEARNING

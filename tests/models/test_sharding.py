@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel
 
 import softmaxkit
-from conftest import tiny_model
+from conftest import sharded, tiny_model
 from softmaxkit import ConSmax, Exaq
 from softmaxkit.models.attention import UnsupportedError
 from softmaxkit.models.patch import layers
 
 TOKENS = torch.arange(24).reshape(2, 12)
-
-
-@pytest.fixture
-def mesh() -> Iterator[Any]:
-    """One process: parameters are sharded in the same way, and all of each is in it."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield distributed.init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
-
-
-def sharded(model: PreTrainedModel, mesh: Any) -> PreTrainedModel:
-    for block in model.transformer.h:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return model
 
 
 def test_a_method_that_learns_comes_before_sharding(mesh: Any) -> None:

@@ -12,7 +12,7 @@ from saved_models import TOKENS, Rows, logits, patched
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import softmaxkit
-from conftest import tiny_model
+from conftest import sharded, tiny_model
 from softmaxkit import ConSmax, Exaq, Spec
 from softmaxkit.models.attention import NAME
 from softmaxkit.models.patch import layers
@@ -64,32 +64,26 @@ def test_weight_decay_leaves_learned_constants_alone(kind: Any, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_model_sharded_over_processes_is_saved_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_sharded_over_processes_is_saved_whole(
+    mesh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """FSDP of PyTorch 2, over one process: parameters are DTensors, and the state dict is gathered before saving."""
     from torch import distributed
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-    from torch.distributed.fsdp import fully_shard
 
     model = patched("gpt2", ConSmax())
     expected = logits(model)
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
-        for block in model.transformer.h:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
-        model.save_pretrained(tmp_path / "model", state_dict=state)
+    sharded(model, mesh)
+    state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    model.save_pretrained(tmp_path / "model", state_dict=state)
 
-        def wait_for_ever(_: Any) -> None:
-            raise AssertionError("the main process, which has the state dict, does not take part")
+    def wait_for_ever(_: Any) -> None:
+        raise AssertionError("the main process, which has the state dict, does not take part")
 
-        monkeypatch.setattr(distributed.tensor.DTensor, "full_tensor", wait_for_ever)
-        model.save_pretrained(tmp_path / "model", state_dict={}, is_main_process=False)
-        with pytest.raises(ValueError, match="the state dict lacks beta, log_gamma of its methods"):
-            model.save_pretrained(tmp_path / "other", state_dict={})
-    finally:
-        distributed.destroy_process_group()
+    monkeypatch.setattr(distributed.tensor.DTensor, "full_tensor", wait_for_ever)
+    model.save_pretrained(tmp_path / "model", state_dict={}, is_main_process=False)
+    with pytest.raises(ValueError, match="the state dict lacks beta, log_gamma of its methods"):
+        model.save_pretrained(tmp_path / "other", state_dict={})
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.equal(logits(again), expected)
     assert len(layers(again)) == 2

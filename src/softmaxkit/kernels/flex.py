@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes
 from softmaxkit.kernels.cards import is_captured
 from softmaxkit.kernels.rows import check_offset
-from softmaxkit.masks import expand_mask
+from softmaxkit.masks import expand_mask, unexpanded_mask
 
 FORMS = 1024
 """How many kinds of calls (masks, dtypes, groups of heads, lengths) may be compiled; torch gives up after 8."""
@@ -146,7 +146,7 @@ def _blocks(query: Tensor, key: Tensor, mask: Tensor | None, is_causal: bool) ->
 
 def _blocks_of(mask: Tensor, shape: tuple[int, ...]) -> BlockMask:
     expanded = expand_mask(mask, shape)
-    outer = mask[(None,) * (4 - mask.ndim)].shape[:2] if mask.ndim < 4 else mask.shape[:2]
+    outer = unexpanded_mask(mask, shape).shape[:2]
 
     def is_attended(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         attended: Tensor = expanded[batch, head, row, column]

@@ -242,15 +242,9 @@ class Ports:
 
 def _resets(register: Register) -> int:
     """Return what a read of a register returns after a reset."""
-    word, at = 0, 0
-    for field in register.fields:
-        word, at = word | field.reset << at, at + field.bits
-    return word
+    return sum(field.reset << at for field, at in register.places)
 
 
 def _bits(register: Register, *access: Access) -> int:
     """Return the bits of the fields that software accesses so."""
-    mask, at = 0, 0
-    for field in register.fields:
-        mask, at = mask | ((1 << field.bits) - 1 << at if field.access in access else 0), at + field.bits
-    return mask
+    return sum((1 << field.bits) - 1 << at for field, at in register.places if field.access in access)

@@ -154,10 +154,9 @@ class ShellFacts:
             self.accesses["reads"] = lines(software.reads)
         if ports:
             self.accesses["steps"] = lines(ports.steps)
-        self.inputs, self.outputs = (
-            [port for port in self.ports if ports and port["name"] in chosen]
-            for chosen in ((ports.inputs, ports.outputs) if ports else ((), ()))
-        )
+        of_name = {port["name"]: port for port in self.ports}
+        self.inputs = [of_name[name] for name in ports.inputs] if ports else []
+        self.outputs = [of_name[name] for name in ports.outputs] if ports else []
         self.copy = shell.options.has_copy(unit)
         self.switch_cycles = switch_cycles(unit.registers) if unit.registers is not None else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from softmaxkit.shell.options import ShellOptions
@@ -65,6 +66,11 @@ class Register:
     address: int
     about: str
     fields: tuple[Field, ...]
+
+    @property
+    def places(self) -> list[tuple[Field, int]]:
+        """The fields, each with the number of its lowest bit."""
+        return list(zip(self.fields, accumulate((field.bits for field in self.fields), initial=0), strict=False))
 
     @property
     def sign_bits(self) -> int:

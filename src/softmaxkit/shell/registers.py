@@ -104,13 +104,12 @@ class Registers(wiring.Component):
         """Build the shell's own registers."""
         for register in self.map.registers:
             written = Signal(name=f"{register.name}_written")
-            at, values = 0, []
+            values = []
             m.d.comb += written.eq(write.valid & (write.p.address == register.address // WORD))
-            for field in register.fields:
+            for field, at in register.places:
                 name = f"{register.name}_{field.name}"
                 new = write.p.data[at : at + field.bits]
                 values.append(self._field(m, name, field, written, new))
-                at += field.bits
             with m.If(write.p.address == register.address // WORD):
                 m.d.comb += self.write_error.eq(all(field.access in ("constant", "read") for field in register.fields))
             with m.If(read.valid & (read.payload == register.address // WORD)):
