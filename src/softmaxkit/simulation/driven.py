@@ -15,6 +15,7 @@ from softmaxkit.flow.gates import FILE, read_states, simulation_model
 from softmaxkit.flow.mapping import map_design
 from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.power import energies
+from softmaxkit.flow.simulate import compile_model
 from softmaxkit.flow.sources import Source
 from softmaxkit.flow.synthesize import chosen_library, fit
 from softmaxkit.flow.tools import call, need
@@ -80,8 +81,10 @@ def _run(netlist: Netlist, inputs: Mapping[str, Sequence[int]]) -> tuple[Array, 
             (work / f"{name}.hex").write_text("".join(f"{value:x}\n" for value in values), encoding="ascii")
         lines = [*simulation_model(netlist, "netlist", cycles), *_bench(netlist, inputs, cycles)]
         (work / "bench.sv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        command = [need("verilator"), "--binary", "--timing", "-O3", "-Wno-fatal", "-Wno-lint", "--output-split", "0"]
-        call([*command, "--top-module", "bench", "-CFLAGS", "-O0", "bench.sv"], work, "compiling a netlist")
+        command = [need("verilator"), "--cc", "--exe", "--main", "--timing", "-O3", "-Wno-fatal", "-Wno-lint"]
+        command += ["--output-split", "0", "--top-module", "bench", "-CFLAGS", "-std=c++20", "bench.sv"]  # coroutines
+        call(command, work, "reading a netlist")
+        compile_model(work / "obj_dir", "Vbench", "-O0", "timing")
         call([str(work / "obj_dir" / "Vbench")], work, "simulating a netlist")
         states = read_states((work / FILE).read_text(encoding="ascii"), len(state_nets(netlist)))
         words = [line.split() for line in (work / OUTPUTS).read_text(encoding="ascii").splitlines()]
