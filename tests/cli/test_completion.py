@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from inspect import unwrap
+
 import pytest
+import typer
 
 from softmaxkit.cli import main
 from softmaxkit.methods import METHODS
@@ -12,6 +15,7 @@ def test_the_script_of_a_shell(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setenv(
         "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1"
     )  # else Typer uses the shell that runs the tests
+    monkeypatch.setattr("typer.main.get_command", unwrap(typer.main.get_command))  # which detects the shell
     with pytest.raises(SystemExit) as stopped:
         main(["--show-completion", "bash"])
     assert stopped.value.code == 0
