@@ -37,6 +37,8 @@ WRONG = {
         ["--size", "4x4"],
         ["--size", "axbxc"],
         ["--size", "0x4x8"],
+        ["--clock", "0"],
+        ["--clock", "nan"],
         ["--spec", "missing.json"],
         ["--spec", "."],
         ["--spec", "empty"],

@@ -128,6 +128,10 @@ def test_a_missing_record_is_reported_with_its_command(tmp_path: Path) -> None:
         _ = costs(tmp_path).unit
     with pytest.raises(NoRecord, match=r"python -m softmaxkit\.simulation\.arrays --cells sky130 --method softermax"):
         costs(tmp_path).array("value")
+    fast = replace(costs(tmp_path), hardware=replace(EDGE, clock_mhz=200))
+    for part in (lambda: fast.unit, lambda: fast.array("value"), lambda: replace(fast, pipeline="deferred").unit):
+        with pytest.raises(NoRecord, match=r" --clock 5 "):  # netlists for the clock of the chip
+            part()
     wide = replace(costs(tmp_path), spec=replace(SPEC, slice_width=32))
     for part in (lambda: wide.unit, lambda: wide.array("value")):
         with pytest.raises(NoRecord, match="--spec FILE"):

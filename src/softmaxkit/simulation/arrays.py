@@ -9,6 +9,7 @@ cover; `softmaxkit simulate` fits these figures to the sizes that it needs.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,6 +81,7 @@ def measure_arrays(
     pipelines: Sequence[str] = PIPELINES,
     sizes: Sequence[Size] = SIZES,
     lanes: int = LANES,
+    clock: float | None = None,
 ) -> dict[str, Any]:
     """Synthesise and measure the arrays, and any deferred units, of several specs; return the record.
 
@@ -91,6 +93,7 @@ def measure_arrays(
         pipelines: which pipelines to measure.
         sizes: array sizes to measure.
         lanes: lanes of a deferred unit.
+        clock: the target clock period in ns; None for that of the process.
 
     Raises:
         RuntimeError: an output of a netlist differs from the golden model.
@@ -101,7 +104,7 @@ def measure_arrays(
         for pipeline, name, engine in _parts(spec, sizes, lanes):
             if name not in names or pipeline not in pipelines:
                 continue
-            driven = measure_array(engine, name, cells)
+            driven = measure_array(engine, name, cells, clock)
             about = {"array": name, "pipeline": pipeline, **vars(engine.sizes), "cells": cells}
             if name == UNIT:
                 about["pace"] = engine.unit.pace
@@ -128,13 +131,14 @@ def _engine(spec: Spec, pipeline: str, rows: int, columns: int, channels: int) -
     return Engine(attention, rows, columns, MAX_KEYS, pipeline=pipeline)
 
 
-def measure_array(engine: Engine, name: str, cells: str) -> NetlistRun:
+def measure_array(engine: Engine, name: str, cells: str, clock: float | None = None) -> NetlistRun:
     """Synthesise a part of an engine, simulate its netlist on random codes, and measure it.
 
     Args:
         engine: the hardware.
         name: one of `ARRAYS`.
         cells: the process, e.g. "sky130".
+        clock: the target clock period in ns; None for that of the process.
 
     Raises:
         RuntimeError: an output differs from the golden model.
@@ -142,7 +146,7 @@ def measure_array(engine: Engine, name: str, cells: str) -> NetlistRun:
     """
     words = {QUERY_KEY: of_scores, VALUE: of_values, UNIT: of_unit}[name](engine, Sample.of(engine))
     part = Back(engine) if name == VALUE else engine.query_key if name == QUERY_KEY else engine.unit
-    driven = drive(part, words.inputs, cells)
+    driven = drive(part, words.inputs, cells, clock)
     # Verilog port names that were already taken have a trailing "_".
     ports = {name.rstrip("_"): values for name, values in driven.outputs.items()}
     stream = zip(ports[f"{words.outputs}_valid"], ports[f"{words.outputs}_payload"], strict=True)
@@ -160,6 +164,13 @@ def _size(text: str) -> Size:
     return rows, columns, channels
 
 
+def _period(text: str) -> float:
+    period = float(text)
+    if not 0 < period < math.inf:
+        raise ValueError
+    return period
+
+
 def main() -> None:
     """Run the command: measure, and write the record to `--json`."""
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
@@ -175,6 +186,7 @@ def main() -> None:
         help="array size; repeatable (default: four small ones)",
     )
     parser.add_argument("--lanes", type=int, default=LANES, help=f"of a deferred unit (default: {LANES})")
+    parser.add_argument("--clock", type=_period, help="target clock period in ns (default: that of the process)")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, instead of --method")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()
@@ -184,7 +196,7 @@ def main() -> None:
         if arguments.spec is not None:
             specs = [Spec.from_json(arguments.spec.read_text(encoding="utf-8"))]
         chosen = (arguments.array or ARRAYS, arguments.pipeline or PIPELINES, arguments.size or SIZES, arguments.lanes)
-        record = measure_arrays(arguments.cells, specs, command, *chosen)
+        record = measure_arrays(arguments.cells, specs, command, *chosen, clock=arguments.clock)
         if arguments.json is not None:
             write_json(arguments.json, record)
 

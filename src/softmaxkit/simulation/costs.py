@@ -181,11 +181,11 @@ class Costs:
             if result["array"] == name and _widths(name, Spec.from_json(result["spec"]), result["pipeline"]) == wanted:
                 matching.setdefault(json.dumps([result["spec"], result["pipeline"]]), []).append((path, result))
         if not matching:
-            folder, process = self.records / FOLDER, self.hardware.process
+            folder = self.records / FOLDER
             raise NoRecord(
-                f"no record in {folder} has the cost of the {PART_NAMES[name]} of {self.spec.name} in {process}, "
-                f"pipeline {self.pipeline}",
-                arrays_command(self.spec, process, folder),
+                f"no record in {folder} has the cost of the {PART_NAMES[name]} of {self.spec.name} in "
+                f"{self.hardware.process}, pipeline {self.pipeline}",
+                arrays_command(self.spec, self.hardware, folder),
             )
         own = json.dumps([self.spec.to_json(), self.pipeline])
         return matching.get(own) or next(iter(matching.values()))

@@ -48,20 +48,27 @@ class NetlistRun(NamedTuple):
         return {key: round(value, 4) for key, value in self._asdict().items() if key != "outputs"}
 
 
-def drive(component: Component, inputs: Mapping[str, Sequence[int]], cells: str, warm_up: int = 16) -> NetlistRun:
+def drive(
+    component: Component,
+    inputs: Mapping[str, Sequence[int]],
+    cells: str,
+    clock: float | None = None,
+    warm_up: int = 16,
+) -> NetlistRun:
     """Map a design to cells, simulate the netlist with the inputs, and measure it.
 
     Args:
         component: the design, with one clock, and a reset that is asserted in the first cycle only.
         inputs: for each Verilog input port except clock and reset, a non-negative integer per cycle.
         cells: the process, see `softmaxkit.flow.cells.processes`.
+        clock: the target clock period in ns; None for that of the process.
         warm_up: initial cycles that are excluded from the energy.
 
     Raises:
         ToolError: a tool is missing or failed.
         ValueError: the process is unknown.
     """
-    library, period = chosen_library(cells), PROCESSES[cells].clock
+    library, period = chosen_library(cells), clock or PROCESSES[cells].clock
     source = Source("unit", {"design.il": to_rtlil(component, "unit")})
     fitted = fit(map_design(source, library, period), period, cells)
     netlist = fitted.mapped.netlist

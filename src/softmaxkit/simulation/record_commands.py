@@ -18,26 +18,31 @@ def unit_command(spec: Spec, pipeline: str, hardware: Hardware, lanes: int, fold
     process = hardware.process
     if pipeline == "deferred":
         file = f"arrays-{_name(spec)}-unit-{lanes}-{process}.json"
-        return f"{_arrays(spec, process)} --array 'deferred unit' --lanes {lanes} --json {quote(str(folder / file))}"
+        return f"{_arrays(spec, hardware)} --array 'deferred unit' --lanes {lanes} --json {quote(str(folder / file))}"
     method = spec.method if _is_default(spec) else "--spec FILE"
     loadable = " --constants loadable" if has_constants(spec) else ""
     ending = "" if process == "sky130" else f"-{process}"
     file = f"units-{_name(spec)}-{lanes}{ending}.json"
     return (
         f"softmaxkit synth {method} --lanes {lanes} --storage memory{loadable} --cells {process} "
-        f"--clock {1e3 / hardware.clock_mhz:g} --json {quote(str(folder / file))}"
+        f"{_clock(hardware)} --json {quote(str(folder / file))}"
     )
 
 
-def arrays_command(spec: Spec, process: str, folder: Path) -> str:
+def arrays_command(spec: Spec, hardware: Hardware, folder: Path) -> str:
     """Return the command that makes the record of the arrays next to a unit, in `folder`."""
-    file = f"arrays-{_name(spec)}-{process}.json"
-    return f"{_arrays(spec, process)} --json {quote(str(folder / file))}"
+    file = f"arrays-{_name(spec)}-{hardware.process}.json"
+    return f"{_arrays(spec, hardware)} --json {quote(str(folder / file))}"
 
 
-def _arrays(spec: Spec, process: str) -> str:
+def _arrays(spec: Spec, hardware: Hardware) -> str:
     method = f"--method {spec.method}" if _is_default(spec) else "--spec FILE"
-    return f"python -m softmaxkit.simulation.arrays --cells {process} {method}"
+    return f"python -m softmaxkit.simulation.arrays --cells {hardware.process} {method} {_clock(hardware)}"
+
+
+def _clock(hardware: Hardware) -> str:
+    """Return the option for netlists that are mapped at the clock at which they will run."""
+    return f"--clock {1e3 / hardware.clock_mhz:g}"
 
 
 def _name(spec: Spec) -> str:
