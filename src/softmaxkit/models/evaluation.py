@@ -48,7 +48,7 @@ class RealScores:
     @property
     def ideal(self) -> Tensor:
         """Exact softmax of the same scores, to the method's own base."""
-        return masked_softmax(self.scores * math.log(self.module.spec.base), self.attended)
+        return masked_softmax(self.scores, self.attended, self.module.spec.base)
 
 
 def held_out_figures(
@@ -224,7 +224,7 @@ def function_series(seen: list[RealScores], points: int = 241) -> dict[str, list
     mask = attended.expand_as(scores)
     with torch.no_grad():
         probabilities = layer.module(scores, mask)
-    ideal = masked_softmax(scores * math.log(layer.module.spec.base), mask)
+    ideal = masked_softmax(scores, mask, layer.module.spec.base)
     return {
         "score": sweep.tolist(),
         "probability": probabilities[0, 0, :, best].tolist(),

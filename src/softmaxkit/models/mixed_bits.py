@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -101,7 +100,7 @@ class _OutputErrors:
     def observe(self, scores: Tensor, attended: Tensor, values: Tensor | None = None) -> Tensor:
         """Add one batch; return the probabilities of exact softmax, with which the model continues."""
         assert values is not None, "attention layers pass their values"
-        exact = masked_softmax(scores * math.log(self.modules[0].spec.base), attended)
+        exact = masked_softmax(scores, attended, self.modules[0].spec.base)
         some = [some_rows(x).contiguous() for x in (scores, attended, exact)]
         values = values.to(exact.dtype)
         self.size += _summed_lengths(some[2] @ values)

@@ -18,6 +18,7 @@ from softmaxkit.methods.base.calibrated import Calibrated, Calibrator
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.rows import attended_keys, check_attended
 from softmaxkit.methods.base.spec import Spec
+from softmaxkit.methods.base.stripes import in_stripes
 from softmaxkit.tables import per_head
 
 Mode = Literal["float", "integer", "fused"]
@@ -152,8 +153,19 @@ class SoftmaxModule(Calibrated, ABC):
         call, choice = self.choose(scores)
         if call is not None and choice.kernel:
             return call.run(scores, mask)
+        if self._is_trained(scores):
+            return self._float_forward(scores, mask)[0]
+        mask = None if mask is None else mask.expand(scores.shape)
+        return in_stripes(self._float_forward, scores, mask, without=-3 if self.per_head else None)[0]
+
+    def _float_forward(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor]:
         attended = attended_keys(scores, mask)
-        return self.float_forward(_zero_masked(at_least_float32(scores), attended), attended).to(scores.dtype)
+        return (self.float_forward(_zero_masked(at_least_float32(scores), attended), attended).to(scores.dtype),)
+
+    def _is_trained(self, scores: Tensor) -> bool:
+        """Return whether the result requires gradients."""
+        learned = self.learned_tensors().values()
+        return torch.is_grad_enabled() and any(x.requires_grad for x in (scores, *learned))
 
     def observe(self, scores: Tensor, mask: Tensor | None, values: Tensor | None = None) -> Tensor:
         """Pass scores, and in attention the values, (..., keys, channels), to the active calibrator.
@@ -194,9 +206,7 @@ class SoftmaxModule(Calibrated, ABC):
             )
         call, choice = self.choose_integers(scores)
         kernel = call if choice.kernel else None
-        is_trained = torch.is_grad_enabled() and any(
-            x.requires_grad for x in (scores, *self.learned_tensors().values())
-        )
+        is_trained = self._is_trained(scores)
         if kernel is not None and not is_trained:
             return kernel(scores, mask)
         attended = attended_keys(scores, mask)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from softmaxkit.kernels.attention import check_mask_device
 from softmaxkit.masks import check_mask
 from softmaxkit.methods.base.levels import least_values
+from softmaxkit.methods.base.stripes import in_stripes, is_eager
 from softmaxkit.tables import constant
 
 
@@ -37,12 +41,50 @@ def attended_keys(scores: Tensor, mask: Tensor | None) -> Tensor:
     return attended if mask is None else attended & mask
 
 
-def masked_softmax(scores: Tensor, attended: Tensor) -> Tensor:
-    """Compute softmax along the last axis over the attended keys; a fully masked row gives zeros and zero gradients."""
+def masked_softmax(scores: Tensor, attended: Tensor, base: float = math.e) -> Tensor:
+    """Compute softmax to a base along the last axis; a fully masked row gives zeros and zero gradients.
+
+    Args:
+        scores: floating-point, (..., keys).
+        attended: boolean, shape of the scores, True where attended.
+        base: above 1.
+
+    Returns:
+        Probabilities, shape and dtype of the scores.
+    """
+    rate = math.log(base)
+    if torch.is_grad_enabled() and scores.requires_grad and is_eager():
+        return _MaskedSoftmax.apply(scores, attended, rate)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+    return _masked_softmax(scores, attended, rate)
+
+
+def _masked_softmax(scores: Tensor, attended: Tensor, rate: float) -> Tensor:
     not_empty = attended.any(dim=-1, keepdim=True)
     # A fully masked row is filled with zeros instead of -inf, so that its softmax and its gradient are finite.
-    filled = torch.where(attended, scores, torch.where(not_empty, -torch.inf, 0.0).to(scores.dtype))
+    filled = torch.where(attended, scores * rate, torch.where(not_empty, -torch.inf, 0.0).to(scores.dtype))
     return torch.where(attended, torch.softmax(filled, dim=-1), 0.0)
+
+
+class _MaskedSoftmax(torch.autograd.Function):
+    """Keeps only the probabilities and the mask for the gradient, where torch would keep softmax twice."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, attended: Tensor, rate: float) -> Tensor:
+        (result,) = in_stripes(lambda x, seen: (_masked_softmax(x, seen, rate),), scores, attended)
+        ctx.save_for_backward(result, attended)
+        ctx.rate = rate
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        def compute(gradient: Tensor, result: Tensor, attended: Tensor) -> tuple[Tensor]:
+            gradient = torch.where(attended, gradient, 0.0)
+            gradient = torch._softmax_backward_data(gradient, result, -1, result.dtype)
+            return (torch.where(attended, gradient, 0.0) * ctx.rate,)
+
+        tensors = gradients[0], *ctx.saved_tensors
+        (gradient,) = compute(*tensors) if torch.is_grad_enabled() else in_stripes(compute, *tensors)
+        return gradient, None, None
 
 
 def distance_to_maximum(scores: Tensor, attended: Tensor) -> Tensor:
@@ -61,9 +103,22 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
 
     Gradients pass straight through the rounding, but not below the clip. A NaN stays NaN.
 
+    Args:
+        scores: floating-point, (..., keys).
+        attended: boolean, shape of the scores, True where attended.
+        clip: the lowest level, negative.
+        levels: number of levels.
+
     Returns:
-        The quantised distance, and the index of each level from 0, the lowest; both with the shape of the scores.
+        The quantised distance, and whether it is above the lowest level; both with the shape of the scores.
     """
+    if torch.is_grad_enabled() and scores.requires_grad and is_eager():
+        return _QuantisedDistance.apply(scores, attended, clip, levels)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+    return _quantised_distance(scores, attended, clip, levels)[:2]
+
+
+def _quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `quantised_distance` does, and where a gradient passes."""
     distance = distance_to_maximum(scores, attended)
     clipped = torch.clamp(distance, min=clip)
     exact = distance.detach().double()  # float64, so that ties are exact
@@ -76,7 +131,25 @@ def quantised_distance(scores: Tensor, attended: Tensor, clip: float, levels: in
         for value in least:
             level = level + (exact >= value)
     quantised = clip + -clip / (levels - 1) * level
-    return clipped + (quantised - clipped).detach(), level
+    return clipped + (quantised - clipped).detach(), level > 0, attended & (distance >= clip)
+
+
+class _QuantisedDistance(torch.autograd.Function):
+    """Keeps only a mask for the gradient, where torch would keep the distance."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, attended: Tensor, clip: float, levels: int) -> tuple[Tensor, Tensor]:
+        quantised, is_above, passes = in_stripes(
+            lambda x, seen: _quantised_distance(x, seen, clip, levels), scores, attended
+        )
+        ctx.save_for_backward(passes)
+        ctx.mark_non_differentiable(is_above)
+        return quantised, is_above
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (passes,) = ctx.saved_tensors
+        return torch.where(passes, gradients[0], 0.0), None, None, None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -24,6 +24,6 @@ class IndexModule(SoftmaxModule):
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Round with a straight-through gradient, then apply softmax to the keys that are not at the clip."""
-        quantised, level = quantised_distance(scores, attended, -self.spec.clip, self.spec.levels)
+        quantised, is_above = quantised_distance(scores, attended, -self.spec.clip, self.spec.levels)
         invalid = quantised.isnan().any(dim=-1, keepdim=True)  # the whole row becomes NaN
-        return masked_softmax(quantised, attended & ((level > 0) | invalid))
+        return masked_softmax(quantised, attended & (is_above | invalid))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +29,7 @@ class SoftermaxModule(SoftmaxModule):
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute masked softmax to base 2, or e with `log2e`."""
-        return masked_softmax(scores * math.log(self.spec.base), attended)
+        return masked_softmax(scores, attended, self.spec.base)
 
     @property
     def softmax_base(self) -> float:

@@ -1,0 +1,92 @@
+"""Float forms by torch take little more memory than torch.softmax, and give the same: counted in bytes, not timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import DEFAULTS
+from method_cases import Case
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from softmaxkit.kernels import backends, builds
+from softmaxkit.methods.base import rows, stripes
+
+SHAPE = (4, 64, 128)
+MASK = torch.ones(SHAPE[1:], dtype=torch.bool).tril(64)
+ALL_IN_ONE = 1 << 30
+
+
+@pytest.fixture(autouse=True)
+def by_torch_in_small_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stripes, "STRIPE", 1000)
+    monkeypatch.setenv(builds.VARIABLE, "torch")
+    backends.reset()
+
+
+def _scores(dtype: torch.dtype = torch.float32) -> Tensor:
+    scores = 3 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    scores[0, 1], scores[1, 2, 3], scores[2, 3, 4] = -torch.inf, torch.nan, torch.inf
+    return scores.to(dtype)
+
+
+def _memory(compute: Callable[[], Any]) -> tuple[float, float]:
+    """Return the most memory that a call has at once, and what its result keeps, in scores of float32."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        result = compute()
+    events = [x for x in profiler.profiler.kineto_results.events() if x.name() == "[memory]"]
+    used, most = 0, 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        used += event.nbytes()
+        most = max(most, used)
+    del result
+    scores = 4 * torch.Size(SHAPE).numel()
+    return most / scores, used / scores
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_without_gradients_only_the_result_is_as_large_as_the_scores(case: Case, mask: Tensor | None) -> None:
+    module, scores = case.spec.module(**case.numbers), _scores()
+    with torch.no_grad():
+        most, kept = _memory(lambda: module(scores, mask))
+    assert 1 <= kept <= 1.05
+    assert most < 1.5
+
+
+@pytest.mark.parametrize("case", [case for case in DEFAULTS if case.spec.dataflow != "element"], ids=str)
+def test_gradients_keep_the_probabilities_once_and_masks(case: Case) -> None:
+    module, scores = case.spec.module(**case.numbers), _scores().requires_grad_()
+    most, kept = _memory(lambda: module(scores, MASK))
+    # The probabilities; attended keys, and for levels those that are rounded and those that get a gradient, in bytes.
+    assert kept <= 1 + 3 / 4 + 0.05
+    # Meanwhile the scores without those that are masked, and those that are rounded.
+    assert most <= 3 + 5 / 4 + 0.3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_results_and_gradients_are_those_of_all_rows_at_once(
+    case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = case.spec.module(**case.numbers)
+
+    def results() -> list[Tensor]:
+        scores = _scores(dtype)
+        with torch.no_grad():
+            plain = module(scores, MASK)
+        probabilities = module(scores.requires_grad_(), MASK)
+        weights = torch.linspace(-1.0, 1.0, SHAPE[-1], dtype=dtype)
+        (gradient,) = torch.autograd.grad(probabilities, scores, weights.expand(SHAPE), create_graph=True)
+        (second,) = torch.autograd.grad(gradient, scores, weights.flip(0).expand(SHAPE))
+        (once,) = torch.autograd.grad(module(scores, MASK), scores, weights.expand(SHAPE))
+        return [x.detach().nan_to_num(7.0) for x in (plain, probabilities, gradient, second, once)]
+
+    in_stripes = results()
+    monkeypatch.setattr(stripes, "STRIPE", ALL_IN_ONE)
+    monkeypatch.setattr(rows, "is_eager", lambda: False)  # differentiated by torch, operation by operation
+    for actual, expected in zip(in_stripes, results(), strict=True):
+        assert torch.equal(actual, expected)
