@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import DEFAULTS
+from memory_use import memory_use
 from method_cases import Case
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,6 +74,31 @@ def test_partial_attention_copies_no_keys_for_the_heads_that_share_them(mask: Te
     assert largest.elements <= max(key.numel(), 16 * HEADS * TOKENS)
     expected = softmaxkit.attention(query, key, value, softmaxkit.Exact(), mask, enable_gqa=True)
     torch.testing.assert_close(state.result(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_stripes_write_into_one_output(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs of stripes that lay between their scores kept the memory of these: 200 MiB at 4,096 tokens."""
+    monkeypatch.setattr(torch_attention, "STRIPE", 16 * HEADS * TOKENS)  # 16 stripes
+    module = case.spec.module(heads=HEADS, **case.numbers)
+    query, key, _ = _inputs()
+    value = torch.randn(1, HEADS, TOKENS, 8 * TOKENS)  # so that outputs are far larger than scores
+    with torch.no_grad():
+        most, kept = memory_use(
+            lambda: torch_attention.attend_by_stripes(module, query, key, value, None, None, 0.0, False, 1.0)
+        )
+    assert kept == value.nbytes
+    assert most < 1.5 * kept
+
+
+@pytest.mark.parametrize("spec", [softmaxkit.Exact(), softmaxkit.Softermax()], ids=lambda spec: spec.method)
+def test_a_bias_of_all_scores_is_copied_twice(spec: softmaxkit.Spec) -> None:
+    """Once without what it masks, and once for torch, to whose kernel a mask and a bias are one."""
+    inputs, bias = _inputs(), torch.randn(1, 1, 4 * TOKENS, 4 * TOKENS)
+    inputs = [x.repeat(1, 1, 4, 1) for x in inputs]
+    with torch.no_grad():
+        most, _ = memory_use(lambda: softmaxkit.attention(*inputs, spec, bias))
+    assert most < 2.75 * bias.nbytes
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from cases import DEFAULTS
+from memory_use import memory_use
 from method_cases import Case
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from softmaxkit.kernels import backends, builds
 from softmaxkit.methods.base import rows, stripes
@@ -33,18 +33,8 @@ def _scores(dtype: torch.dtype = torch.float32) -> Tensor:
     return scores.to(dtype)
 
 
-def _memory(compute: Callable[[], Any]) -> tuple[float, float]:
-    """Return the most memory that a call has at once, and what its result keeps, in scores of float32."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        result = compute()
-    events = [x for x in profiler.profiler.kineto_results.events() if x.name() == "[memory]"]
-    used, most = 0, 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        used += event.nbytes()
-        most = max(most, used)
-    del result
-    scores = 4 * torch.Size(SHAPE).numel()
-    return most / scores, used / scores
+def _memory(compute: Callable[[], Any]) -> list[float]:
+    return [x / (4 * torch.Size(SHAPE).numel()) for x in memory_use(compute)]
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["all", "masked"])

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from softmaxkit.kernels.backends import is_in_graph, transform_at_work
+from softmaxkit.kernels.backends import is_in_graph
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import expand_mask, unexpanded_mask
+from softmaxkit.methods.base.stripes import is_eager
 
 STRIPE = 1 << 22
 """Maximum number of scores in memory at once, apart from those kept for gradients."""
@@ -77,14 +78,18 @@ def attend_by_stripes(
 
     run: Callable[..., Tensor] = attend
     is_large = math.prod(shape) > KEPT and queries > rows
-    if torch.is_grad_enabled() and is_large and not is_in_graph() and not transform_at_work():
+    if torch.is_grad_enabled() and is_large and is_eager():
         run = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=bool(dropout_p))
-    outputs = [query.new_zeros(batch, heads, 0, value.shape[3])]
     firsts = range(0, queries, rows)
+    stripes = zip(firsts, *(_stripes(x, rows, len(firsts)) for x in (query, mask, bias)), strict=True)
     with without_autocast(query.device):
-        for stripe in zip(firsts, *(_stripes(x, rows, len(firsts)) for x in (query, mask, bias)), strict=True):
-            outputs.append(run(*stripe))
-    return zero_fully_masked(torch.cat(outputs, dim=2), mask).to(dtype)
+        if torch.is_grad_enabled() or not is_eager():
+            output = torch.cat([query.new_zeros(batch, heads, 0, value.shape[3]), *(run(*x) for x in stripes)], dim=2)
+        else:  # outputs that stay between the scores of stripes would keep the memory of all of these in use
+            output = query.new_empty(batch, heads, queries, value.shape[3])
+            for part, stripe in zip(output.split(rows, dim=2), stripes, strict=False):
+                part.copy_(run(*stripe))
+    return zero_fully_masked(output, mask).to(dtype)
 
 
 def _stripes(tensor: Tensor | None, rows: int, count: int) -> Sequence[Tensor | None]:
@@ -115,7 +120,7 @@ def scaled_dot_product(
     mask, bias = (None if x is None else of_shape(x, shape) for x in (mask, bias))
     allowed = mask
     if bias is not None and mask is not None:
-        allowed = torch.where(mask, bias * rate, -torch.inf).to(query.dtype)
+        allowed = torch.where(mask, bias, -torch.inf).mul_(rate).to(query.dtype)
     if scale <= 0 and (is_causal or query.is_cuda):  # torch's kernels mask and pad scores before they scale them
         query, scale = query * (-1.0 if scale else 0.0), -scale or 1.0
     grouped = {"enable_gqa": True} if query.shape[1] != key.shape[1] else {}  # Dynamo's symbols are no bool
