@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from memory_use import memory_use
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import softmaxkit
 from conftest import tiny_model
@@ -127,6 +129,12 @@ def test_the_loss_does_not_depend_on_chunks_or_batches(windows: torch.Tensor, mo
     assert metrics["loss_nats"] == pytest.approx(expected.mean().item(), rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss_nats"]), rel=1e-12)
     assert done == [(1, 2), (2, 2)]
+
+
+def test_a_loss_takes_little_memory_besides_the_logits() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=4096, n_positions=1024, n_embd=8, n_layer=1, n_head=1))
+    most, _ = memory_use(lambda: held_out_figures(model, torch.randint(4096, (1, 1025))))
+    assert most < 1.6 * 4 * 4096 * 1024  # torch's own attention included
 
 
 def test_a_perplexity_too_large_for_a_float_is_infinite() -> None:

@@ -20,8 +20,8 @@ from softmaxkit.models.text import windows_at_once
 from softmaxkit.models.words import Words
 
 BATCH = 16
-LOSS_TOKENS = 2048
-"""Tokens per chunk of the loss, to limit memory: each has a float32 logit for every entry of the vocabulary."""
+LOSS_TOKENS = 256
+"""Tokens per chunk of the loss, to limit memory: each has two float32 numbers for every entry of the vocabulary."""
 KEPT_SCORES = 1 << 24
 """How many scores of a whole model are kept for inspection; of more, only those of some queries."""
 ERROR_BINS = 48
