@@ -47,6 +47,20 @@ def test_without_gradients_only_the_result_is_as_large_as_the_scores(case: Case,
     assert most < 1.5
 
 
+@pytest.mark.parametrize("case", DEFAULTS, ids=str)
+def test_integers_take_the_mask_and_the_scores_without_what_it_masks_besides(case: Case) -> None:
+    module, scores = case.spec.module(mode="integer", **case.numbers), _scores()
+    with torch.no_grad():
+        module(scores, MASK)  # makes the constants
+        most, kept = _memory(lambda: module(scores, MASK))
+        assert 1 <= kept <= 1.05
+        assert most < 2 + 1 / 4 + 1.25  # a stripe of 1,000 scores: its codes, in 64 bits, and what golden makes of them
+        in_stripes = module(scores, MASK)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(stripes, "STRIPE", ALL_IN_ONE)
+            assert torch.equal(in_stripes.nan_to_num(7.0), module(scores, MASK).nan_to_num(7.0))
+
+
 @pytest.mark.parametrize("case", [case for case in DEFAULTS if case.spec.dataflow != "element"], ids=str)
 def test_gradients_keep_the_probabilities_once_and_masks(case: Case) -> None:
     module, scores = case.spec.module(**case.numbers), _scores().requires_grad_()

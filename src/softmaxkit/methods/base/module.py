@@ -156,11 +156,16 @@ class SoftmaxModule(Calibrated, ABC):
         if self._is_trained(scores):
             return self._float_forward(scores, mask)[0]
         mask = None if mask is None else mask.expand(scores.shape)
-        return in_stripes(self._float_forward, scores, mask, without=-3 if self.per_head else None)[0]
+        return in_stripes(self._float_forward, scores, mask, without=self._heads_axis)[0]
 
     def _float_forward(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor]:
         attended = attended_keys(scores, mask)
         return (self.float_forward(_zero_masked(at_least_float32(scores), attended), attended).to(scores.dtype),)
+
+    @property
+    def _heads_axis(self) -> int | None:
+        """The axis of the scores that cannot be split, if there is one."""
+        return -3 if self.per_head else None
 
     def _is_trained(self, scores: Tensor) -> bool:
         """Return whether the result requires gradients."""
@@ -212,10 +217,16 @@ class SoftmaxModule(Calibrated, ABC):
         attended = attended_keys(scores, mask)
         scores = _zero_masked(scores, attended)
         with torch.no_grad():
-            values = self.decoded_golden(scores, attended) if kernel is None else kernel(scores, attended)
+            if kernel is None:
+                (values,) = in_stripes(self._decoded_golden, scores, attended, without=self._heads_axis)
+            else:
+                values = kernel(scores, attended)
         if not is_trained:
             return values
         return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+    def _decoded_golden(self, scores: Tensor, attended: Tensor) -> tuple[Tensor]:
+        return (self.decoded_golden(scores, attended),)
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Encode the scores, run the golden model, decode; NaN as defined by `nan_reach`."""
