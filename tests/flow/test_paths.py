@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,11 @@ from softmaxkit.shell.options import ShellOptions
 pytestmark = pytest.mark.skipif(find("yosys") is None, reason="needs Yosys")
 
 
-def path_ends(
-    body: str, ports: str = "input clk, input [3:0] a, b, input c, output [3:0] x, output reg [3:0] y"
-) -> list[str]:
-    paths = combinational_paths({"top": f"module top ({ports});\n{body}\nendmodule\n"})["top"]
+PORTS = "input clk, input [3:0] a, b, input c, output [3:0] x, output reg [3:0] y"
+
+
+def path_ends(body: str) -> list[str]:
+    paths = combinational_paths({"top": f"module top ({PORTS});\n{body}\nendmodule\n"})["top"]
     return [f"{path.start} {path.end}" for path in paths]
 
 
@@ -49,6 +51,16 @@ def path_ends(
 )  # fmt: skip
 def test_small_modules(body: str, paths: list[str]) -> None:
     assert path_ends(body) == paths
+
+
+def test_registers_stay_outside_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To move them into a read port, Yosys proves every bit of every word, which takes minutes with an engine's."""
+    searched: list[dict[str, Any]] = []
+    monkeypatch.setattr("softmaxkit.flow.paths.search", searched.append)
+    body = "reg [3:0] m[0:15]; always @(posedge clk) begin if (c) m[a] <= a; y <= m[b]; end assign x = y;"
+    combinational_paths({"top": f"module top ({PORTS});\n{body}\nendmodule\n"})
+    (memory,) = [cell for cell in searched[0]["cells"].values() if cell["type"] == "$mem_v2"]
+    assert memory["parameters"]["RD_CLK_ENABLE"] == "0"
 
 
 READY = "results_ready", "scores_ready"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amaranth.hdl import Module
@@ -82,6 +84,28 @@ def test_elements_have_plain_names() -> None:
     assert name_elements("wire \\a[0]\nwire \\a_0\nconnect \\a[0] [1] \\b [0]\n") == (
         "wire \\a_0_element\nwire \\a_0\nconnect \\a_0_element [1] \\b [0]\n"
     )
+
+
+def test_a_design_is_searched_as_often_however_many_names_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def searches(count: int) -> int:
+        """Return how often half of the design or more is searched or substituted in."""
+        names = "".join(f"connect \\sum{i} \\port_{i}_0 [3:0]\nwire \\a[{i}]\n" for i in range(count))
+        lengths: list[int] = []
+
+        def counting(function: Callable[..., Any], text: int) -> Callable[..., Any]:
+            def counted(*args: Any) -> Any:
+                lengths.append(len(args[text]))
+                return function(*args)
+
+            return counted
+
+        with monkeypatch.context() as patched:
+            for name, text in (("findall", 1), ("search", 1), ("sub", 2)):
+                patched.setattr(re, name, counting(getattr(re, name), text))
+            name_elements(name_ports("".join(f"module \\m{i}\n{names}end\n" for i in range(2))))
+        return sum(length >= len(names) for length in lengths)
+
+    assert searches(10) == searches(100)
 
 
 def test_every_module_has_a_comment() -> None:

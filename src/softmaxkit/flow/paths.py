@@ -14,10 +14,12 @@ read_verilog -sv {top}.sv
 hierarchy -check -top {top}
 proc -norom
 flatten
-memory -nomap
+memory_collect
 opt -fast
 write_json {top}.json
 """
+"""Memories are collected and nothing more: a register behind a read port ends a path as it is, and `memory` would take
+minutes to prove of every bit of a wide one that it can move into the port."""
 
 BITWISE = {"$not", "$pos", "$and", "$or", "$xor", "$xnor", "$mux", "$pmux"}
 """Cells in which a bit of A or B reaches only the bit of Y in the same position; other inputs reach all bits."""

@@ -12,6 +12,9 @@ from amaranth.lib.wiring import Component
 UNNAMED = r"\\(port_\d+_\d+)\b"
 """Amaranth's name for a value that crosses into a submodule without being a whole signal there."""
 
+ELEMENT = r"\\(\w+(?:\[\d+\])+)"
+"""The name of an element of an array."""
+
 
 def name_ports(design: str) -> str:
     """Return RTLIL in which unnamed ports are named after the signal of some module that they are, or are part of.
@@ -26,25 +29,28 @@ def name_ports(design: str) -> str:
             if match := re.match(UNNAMED, part):
                 named.setdefault(match[1], f"{name}_part{place}")
     modules = re.split(r"(?m)^(?=module )", design)
+    words = [set(re.findall(r"\\(\w+)", text)) for text in modules]
     for port, name in named.items():
-        users = [text for text in modules if re.search(rf"\\{port}\b", text)]
-        taken = {word for text in users for word in re.findall(r"\\(\w+)", text)}
-        while name in taken:
+        users = [taken for taken in words if port in taken]
+        while any(name in taken for taken in users):
             name += "_port"
-        modules = [re.sub(rf"\\{port}\b", lambda _, name=name: f"\\{name}", text) for text in modules]
-    return "".join(modules)
+        for taken in users:
+            taken.add(name)
+        named[port] = name
+    return re.sub(UNNAMED, lambda match: f"\\{named.get(match[1], match[1])}", design)
 
 
 def name_elements(design: str) -> str:
     """Return RTLIL without indices in signal names, which would have to be escaped in Verilog."""
     taken = set(re.findall(r"\\(\w+)(?![\w\[])", design))
-    for name in sorted(set(re.findall(r"\\(\w+(?:\[\d+\])+)", design))):
+    plain_names: dict[str, str] = {}
+    for name in sorted(set(re.findall(ELEMENT, design))):
         plain = re.sub(r"\W+", "_", name).rstrip("_")
         while plain in taken:
             plain += "_element"
         taken.add(plain)
-        design = re.sub(rf"\\{re.escape(name)}(?!\[)", rf"\\{plain}", design)
-    return design
+        plain_names[name] = plain
+    return re.sub(ELEMENT, lambda match: f"\\{plain_names[match[1]]}", design)
 
 
 def comment_modules(verilog: str, component: Component, name: str) -> str:
