@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,24 @@ def test_outputs_load_their_nets() -> None:
     loaded = replace(library, cells=library.cells | {inverter.name: replace(inverter, pins=pins)}, wire=0.0)
     chain = hand_netlist("a", "z", ["one inv_1 A=a Y=y", "two inv_1 A=y Y=z"], loaded)
     assert chain.netlist.loads[[chain.net["a"], chain.net["y"]]].tolist() == [0.5, 0.625]
+
+
+@yosys
+def test_every_core_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
+    """With a core for each recipe, all of them run at once."""
+    together, plain = threading.Barrier(len(RECIPES)), mapping._yosys
+
+    def run(yosys: str, script: str, work: Path, doing: str) -> None:
+        if script != "front.ys":
+            together.wait(timeout=30)
+            raise ToolError("all at once")
+        plain(yosys, script, work, doing)
+
+    monkeypatch.setattr(mapping, "_yosys", run)
+    monkeypatch.setattr("os.cpu_count", lambda: len(RECIPES))
+    (tmp_path / "good.v").write_text(GOOD)
+    with pytest.raises(ToolError, match="all at once"):
+        map_design(read_verilog([tmp_path / "good.v"], "adder"), library_of("sky130"), 5.0)
 
 
 @yosys
