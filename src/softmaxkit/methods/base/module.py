@@ -154,13 +154,13 @@ class SoftmaxModule(Calibrated, ABC):
         if call is not None and choice.kernel:
             return call.run(scores, mask)
         if self._is_trained(scores):
-            return self._float_forward(scores, mask)[0]
+            return self._by_torch(scores, mask)
         mask = None if mask is None else mask.expand(scores.shape)
-        return in_stripes(self._float_forward, scores, mask, without=self._heads_axis)[0]
+        return in_stripes(lambda *rows: (self._by_torch(*rows),), scores, mask, without=self._heads_axis)[0]
 
-    def _float_forward(self, scores: Tensor, mask: Tensor | None) -> tuple[Tensor]:
+    def _by_torch(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         attended = attended_keys(scores, mask)
-        return (self.float_forward(_zero_masked(at_least_float32(scores), attended), attended).to(scores.dtype),)
+        return self.float_forward(_zero_masked(at_least_float32(scores), attended), attended).to(scores.dtype)
 
     @property
     def _heads_axis(self) -> int | None:
@@ -218,15 +218,13 @@ class SoftmaxModule(Calibrated, ABC):
         scores = _zero_masked(scores, attended)
         with torch.no_grad():
             if kernel is None:
-                (values,) = in_stripes(self._decoded_golden, scores, attended, without=self._heads_axis)
+                rows = scores, attended
+                (values,) = in_stripes(lambda *x: (self.decoded_golden(*x),), *rows, without=self._heads_axis)
             else:
                 values = kernel(scores, attended)
         if not is_trained:
             return values
         return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-
-    def _decoded_golden(self, scores: Tensor, attended: Tensor) -> tuple[Tensor]:
-        return (self.decoded_golden(scores, attended),)
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Encode the scores, run the golden model, decode; NaN as defined by `nan_reach`."""
