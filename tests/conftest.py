@@ -128,6 +128,14 @@ def shakespeare() -> Path:
 
 
 @pytest.fixture
+def no_python(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the program `python` fail: Debian's is python3, and that of an environment need not be on the PATH."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "python").symlink_to("/bin/false")
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
 def mesh() -> Iterator[DeviceMesh]:
     """One process: parameters are sharded in the same way, and all of each is in it."""
     from torch import distributed

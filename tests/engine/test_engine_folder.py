@@ -135,7 +135,7 @@ def test_a_broken_engine_violates_an_assertion(fault: str, sound: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.skipif(not can_verilate(), reason="needs Verilator and a C++ compiler")
-def test_the_assertions_bind_in_verilator(sound: Path, tmp_path: Path) -> None:
+def test_the_assertions_bind_in_verilator(sound: Path, no_python: None, tmp_path: Path) -> None:
     run = ["make", "-s", "test-verilator", f"VERILATOR={find('verilator')}"]
     folder = shutil.copytree(sound, tmp_path / "copy")
     code, printed = ran(run, folder)

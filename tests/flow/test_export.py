@@ -176,7 +176,7 @@ def test_padded_lanes_and_short_rows(spec: dict[str, Any], sizes: dict[str, Any]
 @pytest.mark.slow
 @verilator
 @pytest.mark.parametrize("method", METHODS)
-def test_bench_in_verilator(method: str, exported: Any, tmp_path: Path) -> None:
+def test_bench_in_verilator(method: str, exported: Any, no_python: None, tmp_path: Path) -> None:
     folder = shutil.copytree(exported(method, "latches", 4), tmp_path / "copy")
     code, printed = make(folder, "test-verilator")
     assert code == 0, printed

@@ -108,7 +108,7 @@ def test_a_broken_memory_fails(fault: str, kind: str, exported: Folder, tmp_path
 @verilator
 @pytest.mark.parametrize("method", MEMORIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_verilator(kind: str, method: str, exported: Folder, tmp_path: Path) -> None:
+def test_in_verilator(kind: str, method: str, exported: Folder, no_python: None, tmp_path: Path) -> None:
     folder = shutil.copytree(exported(kind, method), tmp_path / "copy")
     target = "test-shell-verilator" if KINDS[kind][0] else "test-verilator"
     code, printed = make(folder, target)
