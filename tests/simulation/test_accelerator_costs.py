@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.flow.sram import MACROS, arranged
 from softmaxkit.methods import METHODS
 from softmaxkit.methods.base.spec import Spec
-from softmaxkit.simulation.costs import Costs, NoRecord
+from softmaxkit.simulation.costs import Costs, NoRecord, Part
 from softmaxkit.simulation.fit import fit_costs
 from softmaxkit.simulation.hardware import read_hardware
 from softmaxkit.simulation.pipelines import pipelines_of
@@ -38,14 +39,33 @@ def test_arrays_are_fitted_to_their_sizes(tmp_path: Path) -> None:
         assert part.energy_pj == pytest.approx(area / 100)
 
 
+def predicted(record: str) -> list[tuple[dict[str, Any], Part]]:
+    """Return the arrays of a record, which no fit includes, with what the fit says of each."""
+    pairs = []
+    for result in json.loads((Path("results/accelerator") / record).read_text())["results"]:
+        sizes = EngineSizes(*(result[name] for name in ("rows", "columns", "channels", "max_keys")))
+        own = Costs(EDGE, Spec.from_json(result["spec"]), result["pipeline"], sizes, 1024, Path("results"))
+        pairs.append((result, own.array(result["array"])))
+    return pairs
+
+
 def test_the_fit_predicts_an_unseen_array() -> None:
     """Predict an array of 16 multipliers, where those of the fit have at most 8."""
-    for result in json.loads(Path("results/accelerator/check-arrays-sky130.json").read_text())["results"]:
-        sizes = EngineSizes(*(result[name] for name in ("rows", "columns", "channels", "max_keys")))
-        spec = Spec.from_json(result["spec"])
-        own = Costs(EDGE, spec, result["pipeline"], sizes, 1024, Path("results")).array(result["array"])
+    for result, own in predicted("check-arrays-sky130.json"):
         assert own.area_um2 == pytest.approx(result["area_um2"], rel=0.013)
         assert own.energy_pj == pytest.approx(result["energy_pj_per_cycle"], rel=0.013)
+
+
+def test_the_docs_say_what_large_arrays_cost_over_the_fit() -> None:
+    text = " ".join(Path("docs/accelerator.md").read_text(encoding="utf-8").split())
+    (key_area, key_energy), (value_area, value_energy), (slow_area, slow_energy) = (
+        (result["area_um2"] / own.area_um2, result["energy_pj_per_cycle"] / own.energy_pj)
+        for record in ("check-arrays-8x8x64-sky130.json", "check-arrays-8x8x64-10-ns-sky130.json")
+        for result, own in predicted(record)
+    )
+    assert f"{key_area:.2f} times (QK) and {value_area:.2f} times (PV) the predicted area" in text
+    assert f"and {key_energy:.2f} and {value_energy:.2f} times the energy" in text
+    assert f"{slow_area:.2f} times the predicted area and {slow_energy:.2f} times the energy" in text
 
 
 def test_costs_of_arrays_are_never_negative() -> None:

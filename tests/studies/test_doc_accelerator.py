@@ -10,11 +10,8 @@ from typing import Any
 import pytest
 
 from doc_tables import ROOT, results, rows, shows, wrong
-from softmaxkit.engine.sizes import EngineSizes
 from softmaxkit.methods import METHODS
-from softmaxkit.methods.base.spec import Spec
 from softmaxkit.methods.softermax.claims import ELEMENT_AREA, ELEMENT_EFFICIENCY
-from softmaxkit.simulation.costs import Costs
 from softmaxkit.simulation.hardware import read_hardware
 from softmaxkit.simulation.simulate import SimulationOptions, simulate
 from softmaxkit.simulation.workload import PUBLISHED
@@ -179,22 +176,3 @@ def test_errors_of_the_fits_to_arrays() -> None:
     assert f"within {area}% in area and {energy}% in energy by the arrays of 8-bit" in text
     assert f"{exact_area}% and {exact_energy}% by those of Exact" in text
     assert f"{wide_area}% and {wide_energy}% by the PV array of 16-bit" in text
-
-
-def test_what_large_arrays_cost_over_the_fit() -> None:
-    text = " ".join((ROOT / "docs" / "accelerator.md").read_text(encoding="utf-8").split())
-
-    def ratios(record: str) -> list[tuple[float, float]]:
-        made = []
-        for result in results(f"accelerator/check-arrays-8x8x64-{record}.json"):
-            sizes = EngineSizes(*(result[name] for name in ("rows", "columns", "channels", "max_keys")))
-            spec, hardware = Spec.from_json(result["spec"]), read_hardware("edge-npu")
-            own = Costs(hardware, spec, result["pipeline"], sizes, 1024, ROOT / "results").array(result["array"])
-            made.append((result["area_um2"] / own.area_um2, result["energy_pj_per_cycle"] / own.energy_pj))
-        return made
-
-    (key_area, key_energy), (value_area, value_energy) = ratios("sky130")
-    ((slow_area, slow_energy),) = ratios("10-ns-sky130")
-    assert f"{key_area:.2f} times (QK) and {value_area:.2f} times (PV) the predicted area" in text
-    assert f"and {key_energy:.2f} and {value_energy:.2f} times the energy" in text
-    assert f"{slow_area:.2f} times the predicted area and {slow_energy:.2f} times the energy" in text

@@ -154,9 +154,14 @@ def synthesize(
     return replace(run, elements=length / interval, row=length)
 
 
-def _check_input(unit: SoftmaxUnit, clock: float | None, rows: Rows | None) -> None:
+def check_clock(clock: float | None) -> None:
+    """Raise ValueError if a clock period in ns is neither positive and finite nor None, for that of the process."""
     if clock is not None and not 0 < clock < math.inf:
         raise ValueError(f"clock must be a positive number of ns, got {clock}")
+
+
+def _check_input(unit: SoftmaxUnit, clock: float | None, rows: Rows | None) -> None:
+    check_clock(clock)
     lengths = np.ones(1, np.int64) if rows is None else rows.lengths
     if len(lengths) == 0 or lengths.min() != lengths.max():
         extent = f"lengths of {lengths.min()} to {lengths.max()}" if len(lengths) else "none"

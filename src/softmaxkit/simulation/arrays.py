@@ -9,7 +9,6 @@ cover; `softmaxkit simulate` fits these figures to the sizes that it needs.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,6 +97,7 @@ def measure_arrays(
     Raises:
         RuntimeError: an output of a netlist differs from the golden model.
         ToolError: a tool is missing or failed.
+        ValueError: the clock is not positive.
     """
     results = []
     for spec in specs:
@@ -143,6 +143,7 @@ def measure_array(engine: Engine, name: str, cells: str, clock: float | None = N
     Raises:
         RuntimeError: an output differs from the golden model.
         ToolError: a tool is missing or failed.
+        ValueError: the clock is not positive.
     """
     words = {QUERY_KEY: of_scores, VALUE: of_values, UNIT: of_unit}[name](engine, Sample.of(engine))
     part = Back(engine) if name == VALUE else engine.query_key if name == QUERY_KEY else engine.unit
@@ -164,13 +165,6 @@ def _size(text: str) -> Size:
     return rows, columns, channels
 
 
-def _period(text: str) -> float:
-    period = float(text)
-    if not 0 < period < math.inf:
-        raise ValueError
-    return period
-
-
 def main() -> None:
     """Run the command: measure, and write the record to `--json`."""
     parser = argparse.ArgumentParser(prog="python -m softmaxkit.simulation.arrays")
@@ -186,7 +180,7 @@ def main() -> None:
         help="array size; repeatable (default: four small ones)",
     )
     parser.add_argument("--lanes", type=int, default=LANES, help=f"of a deferred unit (default: {LANES})")
-    parser.add_argument("--clock", type=_period, help="target clock period in ns (default: that of the process)")
+    parser.add_argument("--clock", type=float, help="target clock period in ns (default: that of the process)")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="a spec as JSON, instead of --method")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the record to this file")
     arguments = parser.parse_args()

@@ -17,7 +17,7 @@ from softmaxkit.flow.netlist import Netlist
 from softmaxkit.flow.power import energies
 from softmaxkit.flow.simulate import compile_model
 from softmaxkit.flow.sources import Source
-from softmaxkit.flow.synthesize import chosen_library, fit
+from softmaxkit.flow.synthesize import check_clock, chosen_library, fit
 from softmaxkit.flow.tools import call, need
 from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.formats import Array
@@ -66,8 +66,9 @@ def drive(
 
     Raises:
         ToolError: a tool is missing or failed.
-        ValueError: the process is unknown.
+        ValueError: the process is unknown, or the clock is not positive.
     """
+    check_clock(clock)
     library, period = chosen_library(cells), clock or PROCESSES[cells].clock
     source = Source("unit", {"design.il": to_rtlil(component, "unit")})
     fitted = fit(map_design(source, library, period), period, cells)
