@@ -10,9 +10,9 @@ from amaranth.hdl import Signal
 from cases import BY_METHOD
 
 from softmaxkit import Exact, Softermax
-from softmaxkit.engine import cycles, verify
+from softmaxkit.engine import verify
 from softmaxkit.engine.arrays import code_at
-from softmaxkit.engine.cycles import DEPTH, Times, times
+from softmaxkit.engine.cycles import Times, times
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.golden import Attention
 from softmaxkit.engine.vectors import EngineAsUnit, engine_stream, random_head
@@ -51,6 +51,25 @@ def test_small_engines(method: str, pipeline: str) -> None:
     assert (result.faults, result.mismatches) == ([], 0)
     assert result.compared >= 3000
     assert engine.pipeline == pipeline
+
+
+@verilator
+@pytest.mark.parametrize(
+    ("spec", "sizes", "depths"),
+    [
+        (METHODS[ELEMENT](), {"rows": 9, "columns": 10, "channels": 20}, (5, 5)),
+        (Softermax(), {"rows": 16, "columns": 4, "pipeline": "deferred"}, (4, 5)),
+        (Exact(), {"rows": 16, "columns": 2, "channels": 4, "pipeline": "deferred"}, (5, 5)),
+        (Exact(), {}, (5, 4)),
+    ],
+    ids=["element", "Softermax, deferred", "Exact, deferred", "Exact, token"],
+)
+def test_arrays_with_additional_stages(spec: Spec, sizes: dict[str, Any], depths: tuple[int, int]) -> None:
+    """More than 8 products are too many to sum in one cycle, as is scaling a score and making a float of it."""
+    engine = engine_of(spec, **sizes)
+    assert (engine.query_key.depth, engine.value.depth) == depths
+    result = verify_engine(engine, outputs=3000)
+    assert (result.faults, result.mismatches) == ([], 0)
 
 
 @pytest.mark.slow
@@ -107,13 +126,14 @@ def test_a_unit_that_pauses_within_rows_has_no_recurrence() -> None:
 def test_cycles_by_hand() -> None:
     """Three queries of 1, 2 and 2 beats of two steps each, with a unit of `depth` cycles."""
     engine = engine_of(METHODS[ELEMENT]())
-    depth = engine.unit.depth
-    first = 1 + DEPTH + depth + 1
+    first = 1 + 4 + engine.unit.depth + 1
     assert times(engine, [1, 3, 4]) == [
-        Times(0, 1 + DEPTH, first, first + DEPTH, first + DEPTH + 1),
-        Times(2, 5 + DEPTH, first + 2, first + 4 + DEPTH, first + 4 + DEPTH + 1),
-        Times(6, 9 + DEPTH, first + 6, first + 8 + DEPTH, first + 8 + DEPTH + 1),
+        Times(0, 1 + 4, first, first + 4, first + 5),
+        Times(2, 5 + 4, first + 2, first + 8, first + 9),
+        Times(6, 9 + 4, first + 6, first + 12, first + 13),
     ]
+    wide = engine_of(METHODS[ELEMENT](), channels=20, columns=10)  # sums of 10 products take another stage
+    assert times(wide, [1]) == [Times(0, 1 + 5, first + 1, first + 1 + 4, first + 1 + 4 + 1)]
 
 
 def test_amaranths_simulator_agrees() -> None:
@@ -142,7 +162,7 @@ def test_wrong_outputs_and_cycles_are_noticed(monkeypatch: pytest.MonkeyPatch) -
     assert result.mismatches
     assert abs(result.wrong[0].expected - result.wrong[0].got) == 1
     monkeypatch.setattr(Engine, "golden", golden)
-    monkeypatch.setattr(cycles, "DEPTH", DEPTH + 1)
+    monkeypatch.setattr(engine.value, "depth", engine.value.depth + 1)
     late = verify_engine(engine, outputs=3000)
     assert late.mismatches == 0
     assert "output beat 0 came in cycle" in late.faults[0]

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from softmaxkit import ConSmax, Softermax
-from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.export import export_engine
 from softmaxkit.engine.golden import Attention
@@ -25,7 +24,8 @@ def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: st
     export_engine(engine, "attention", tmp_path / "folder")
     text = " ".join((tmp_path / "folder" / "README.md").read_text().split())
     drains = "drains" if engine.drains_before_shorter_rows else "does not drain"
-    depths = f"`DEPTH` {DEPTH}, `apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}"
+    depths = f"`score_depth` {engine.query_key.depth}, `output_depth` {engine.value.depth}, "
+    depths += f"`apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}"
     depths += f"; it {drains} before shorter rows"
     assert f"`rows` is 2, `steps` 2, {depths}" in text
     assert f'with the pipeline "{pipeline}"' in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -17,8 +19,11 @@ from softmaxkit.methods.base.takes_scores import TakesScores
 CODE = signed(8)
 REGISTERS = ("fetch", "product", "sum")
 """Register stages of the QK array in front of its score register; in the PV array the last one holds the sums."""
-DEPTH = len(REGISTERS) + 1
-"""Cycles from the last step of a beat to its scores; also from the last step of a query to its outputs."""
+GROUP, CONVERSION = "group", "conversion"
+"""Additional stages, without which they would limit the clock: sums of groups of products, where a sum has more than
+`TERMS`, and scaled sums that a unit converts in a cycle of its own."""
+TERMS = 8
+"""Most products that are summed in the cycle in which they are formed."""
 
 
 def query_layout(columns: int, max_keys: int) -> data.StructLayout:
@@ -54,11 +59,14 @@ class QueryKeyArray(wiring.Component):
         scores: output stream, in the unit's layout.
         keys: read port to the key buffer.
         sum_bits: width of an accumulator.
+        depth: cycles from the last step of a beat to its scores.
     """
 
     def __init__(self, attention: Attention, sizes: EngineSizes, unit: TakesScores) -> None:
         self.attention, self.sizes, self.unit = attention, sizes, unit
         self.sum_bits = 2 * CODE.width + (attention.channels - 1).bit_length()
+        self.registers = _registers(sizes.columns) + (CONVERSION,) * unit.conversion_cycles
+        self.depth = len(self.registers) + 1
         super().__init__(
             {
                 "queries": In(stream.Signature(query_layout(sizes.columns, sizes.max_keys))),
@@ -72,7 +80,7 @@ class QueryKeyArray(wiring.Component):
         m = Module()
         sizes, queries, rows = self.sizes, self.queries, range(self.sizes.rows)
         first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
-        pipe = Pipeline(m, "query_key", ~first_beat | queries.valid, self.scores, REGISTERS)
+        pipe = Pipeline(m, "query_key", ~first_beat | queries.valid, self.scores, self.registers)
         begins, ends = place == 0, place == sizes.steps - 1
         # Keys still to attend to, including those of this beat; limited to the size of the buffer.
         left = Signal.like(queries.p.keys, reset_less=True)
@@ -101,7 +109,9 @@ class QueryKeyArray(wiring.Component):
         mask = Cat(now > row for row in rows)
         flags = {"begins": begins, "ends": ends, "mask": mask, "last": last}
         query, flags = pipe.cut("fetch", (query, flags))
-        dots = [self._dot(m, f"dot{row}", query, row) for row in rows]
+        groups = [self._group_sums(m, f"dot{row}", query, row) for row in rows]
+        groups, flags = pipe.cut(GROUP, (groups, flags))
+        dots = [adder_tree(m, f"dot{row}", groups[row]) for row in rows]
         dots, flags = pipe.cut("product", (dots, flags))
         sums = [Signal(signed(self.sum_bits), name=f"sum{row}", reset_less=True) for row in rows]
         with m.If(pipe.fire):
@@ -111,27 +121,21 @@ class QueryKeyArray(wiring.Component):
             ]
         mask, last, ends = pipe.cut("sum", (flags["mask"], flags["last"], flags["ends"]))
         pipe.keep(ends)
-        attention = self.attention
-        scores = [
-            self.unit.score_code(
-                m,
-                f"score{row}",
-                named(m, f"product{row}", accumulator * Const(attention.multiplier)),
-                attention.score_places,
-            )
-            for row, accumulator in enumerate(sums)
-        ]
+        multiplier, places = Const(self.attention.multiplier), self.attention.score_places
+        products = [named(m, f"product{row}", accumulator * multiplier) for row, accumulator in enumerate(sums)]
+        products, mask, last = pipe.cut(CONVERSION, (products, mask, last))
+        scores = [self.unit.score_code(m, f"score{row}", product, places) for row, product in enumerate(products)]
         pipe.finish(Cat(*scores, mask, last))
         return m
 
-    def _dot(self, m: Module, name: str, query: Value, row: int) -> Value:
-        """Return the dot product over this step's channels of the query and the key in one row."""
+    def _group_sums(self, m: Module, name: str, query: Value, row: int) -> list[Value]:
+        """Return the dot product over this step's channels of the query and the key in one row, as sums of groups."""
         columns = self.sizes.columns
         products = [
             named(m, f"{name}_{column}", code_at(query, column) * code_at(self.keys.data, row * columns + column))
             for column in range(columns)
         ]
-        return adder_tree(m, name, products)
+        return _sums_of_groups(m, name, products)
 
 
 class ValueArray(wiring.Component):
@@ -151,11 +155,14 @@ class ValueArray(wiring.Component):
         sums: output stream of `sums` of `columns` channels, and `last`; `steps` beats per query.
         values: read port to the value buffer.
         sum_bits: width of an accumulator.
+        depth: cycles from the last step of a query to its outputs, if a shift makes them of its sums.
     """
 
     def __init__(self, sizes: EngineSizes, weights: data.StructLayout, weight_bits: int, scale_places: int = 0) -> None:
         self.sizes, self.layout, self.scale_places = sizes, weights, scale_places
         self.sum_bits = weight_bits + CODE.width + (sizes.max_keys - 1).bit_length()
+        self.registers = _registers(sizes.rows)
+        self.depth = len(self.registers) + 1
         sums = {"sums": data.ArrayLayout(signed(self.sum_bits), sizes.columns), "last": 1}
         super().__init__(
             {
@@ -178,7 +185,7 @@ class ValueArray(wiring.Component):
             self.weights.ready.eq(queue.source.ready),
         ]
         first_beat, place = Signal(init=1), Signal(range(max(sizes.steps, 2)))
-        pipe = Pipeline(m, "value", queue.sink.valid, self.sums, REGISTERS)
+        pipe = Pipeline(m, "value", queue.sink.valid, self.sums, self.registers)
         begins, ends, last = place == 0, place == sizes.steps - 1, beat.last
         address = Signal(sizes.address_bits)
         m.d.comb += [
@@ -195,26 +202,25 @@ class ValueArray(wiring.Component):
         )
         flags = pipe.cut("fetch", {"first": first_beat, "last": last, "place": place})
         weights = [Value.cast(code) for code in self.layout.members["codes"](beat["codes"])]
-        dots = [self._dot(m, f"dot{column}", weights, column) for column in columns]
+        groups = [self._group_sums(m, f"dot{column}", weights, column) for column in columns]
+        beat = pipe.hold(GROUP, {name: beat[name] for name in ("rise", "scale") if name in beat}, Const(1))
+        groups, flags = pipe.cut(GROUP, (groups, flags))
+        dots = [adder_tree(m, f"dot{column}", groups[column]) for column in columns]
         sums = Array(
             [
                 [Signal(signed(self.sum_bits), name=f"sum{step}_{column}", reset_less=True) for column in columns]
                 for step in range(sizes.steps)
             ]
         )
-        scaled: list[Value] = []
-        if "scale" in beat:
-            # The sums are read one stage earlier to be multiplied; those of the previous beat are complete by then.
-            before = [Mux(flags["first"], 0, accumulator) for accumulator in sums[flags["place"]]]
-            scaled = [
-                named(m, f"scaled{column}", partial_sum * beat["scale"]) for column, partial_sum in enumerate(before)
-            ]
+        before: list[Value] = []
+        if sizes.steps > 1:
+            # Selecting the sums takes a stage of its own: those of the previous beat are complete by then.
+            before = self._sums_before(m, sums, flags)
+            if "scale" in beat:
+                before = [named(m, f"scaled{i}", partial_sum * beat["scale"]) for i, partial_sum in enumerate(before)]
         beat = pipe.hold("product", {name: beat[name] for name in ("rise",) if name in beat}, Const(1))
-        dots, scaled, flags = pipe.cut("product", (dots, scaled, flags))
-        kept = sums[flags["place"]]
-        before = scaled or [
-            named(m, f"before{i}", Mux(flags["first"], 0, accumulator)) for i, accumulator in enumerate(kept)
-        ]
+        dots, before, flags = pipe.cut("product", (dots, before, flags))
+        before = before or self._sums_before(m, sums, flags)
         if "rise" in beat:
             before = [
                 round_shifted(m, f"lowered{column}", partial_sum, beat["rise"], self.scale_places)
@@ -225,19 +231,39 @@ class ValueArray(wiring.Component):
             for column in columns
         ]
         with m.If(pipe.fire & ~flags["last"]):
-            m.d.sync += [kept[column].eq(totals[column]) for column in columns]
+            m.d.sync += [accumulator.eq(total) for accumulator, total in zip(sums[flags["place"]], totals, strict=True)]
         pipe.keep(flags["last"])
         pipe.finish(Cat(*totals, flags["place"] == sizes.steps - 1))
         return m
 
-    def _dot(self, m: Module, name: str, weights: list[Value], column: int) -> Value:
-        """Return the sum over this beat's keys of weight times value, for one channel."""
+    def _sums_before(self, m: Module, sums: Array, flags: Mapping[str, Value]) -> list[Value]:
+        """Return the sums to which this step adds; 0 for the first beat of a query."""
+        kept = sums[flags["place"]]
+        return [
+            named(m, f"before{column}", Mux(flags["first"], 0, kept[column])) for column in range(self.sizes.columns)
+        ]
+
+    def _group_sums(self, m: Module, name: str, weights: list[Value], column: int) -> list[Value]:
+        """Return the sum over this beat's keys of weight times value, for one channel, as sums of groups."""
         columns = self.sizes.columns
         products = [
             named(m, f"{name}_{row}", weight * code_at(self.values.data, row * columns + column))
             for row, weight in enumerate(weights)
         ]
-        return adder_tree(m, name, products)
+        return _sums_of_groups(m, name, products)
+
+
+def _registers(terms: int) -> tuple[str, ...]:
+    """Return the register stages of an array that sums `terms` products in a cycle."""
+    return REGISTERS if terms <= TERMS else (*REGISTERS, GROUP)
+
+
+def _sums_of_groups(m: Module, name: str, products: list[Value]) -> list[Value]:
+    """Return the sums of up to `TERMS` consecutive products."""
+    if len(products) <= TERMS:
+        return [adder_tree(m, name, products)]
+    starts = range(0, len(products), TERMS)
+    return [adder_tree(m, f"{name}_of{start}", products[start : start + TERMS]) for start in starts]
 
 
 def code_at(word: Value, index: int) -> Value:

@@ -5,12 +5,12 @@ A beat of `rows` keys takes `steps` cycles. Without gaps at the input and stalls
 - A query occupies the QK array for `steps` cycles per beat. The next query follows immediately, but begins at least
   `apart` cycles after the previous one, the rate at which the unit accepts rows. If the engine drains before shorter
   rows, a query that attends to fewer keys than the previous one begins only after all earlier outputs have left.
-- The scores of a beat reach the unit `DEPTH` cycles after its last step. A unit that buffers rows offers its first
-  result `waits` cycles after the last scores of the row; any other unit offers each result `depth` cycles after its
-  scores.
+- The scores of a beat reach the unit `score_depth` cycles after its last step. A unit that buffers rows offers its
+  first result `waits` cycles after the last scores of the row; any other unit offers each result `depth` cycles after
+  its scores.
 - The PV array begins with a beat of results in the cycle after it is offered and works on it for `steps` cycles, one
   row after another.
-- The outputs of a query leave `DEPTH` cycles after the `steps` steps of its last beat.
+- The outputs of a query leave `output_depth` cycles after the `steps` steps of its last beat.
 - If the division comes last, slices and their weights take the place of rows and their results: the weights of a slice
   are offered `waits` cycles after its last scores, and outputs leave one cycle later.
 
@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from softmaxkit.blocks.stream import beats
-from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.methods.base.deferred_unit import DeferredUnit
 from softmaxkit.methods.base.unit import SoftmaxUnit
@@ -58,6 +57,7 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
         ValueError: the unit needs more than one cycle for some beats of a row, so the recurrence does not apply.
     """
     unit, sizes, steps = engine.unit, engine.sizes, engine.sizes.steps
+    score_depth, output_depth = engine.query_key.depth, engine.value.depth
     if not isinstance(unit, DeferredUnit):
         _check_pace(unit)
     rows: list[Times] = []
@@ -68,10 +68,10 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
         count = sizes.beats(keys)
         # If the unit refuses scores of the previous query, this one is delayed, since it is in the QK array by then.
         held, refused = refused, unit.refused_cycles(count * sizes.rows, steps)
-        scored = begun + steps * count - 1 + DEPTH + held + refused
-        behind = DEPTH
+        scored = begun + steps * count - 1 + score_depth + held + refused
+        behind = output_depth
         if isinstance(unit, DeferredUnit):
-            weighted, free = _by_slices(unit, steps, begun, count, free)
+            weighted, free = _by_slices(unit, steps, begun + score_depth, count, free)
             behind += 1  # the product
         else:
             if unit.holds_rows:
@@ -87,12 +87,15 @@ def times(engine: Engine, attended: Sequence[int]) -> list[Times]:
     return rows
 
 
-def _by_slices(unit: DeferredUnit, steps: int, begun: int, count: int, free: int) -> tuple[int, int]:
-    """Return the cycle in which the PV array begins with a row and the one in which it is free again."""
+def _by_slices(unit: DeferredUnit, steps: int, arrives: int, count: int, free: int) -> tuple[int, int]:
+    """Return the cycle in which the PV array begins with a row and the one in which it is free again.
+
+    `arrives` is the cycle in which scores that took no steps would reach the unit.
+    """
     weighted = -1
     for done in range(0, count, unit.slice_beats):
         taken = min(unit.slice_beats, count - done)
-        offered = begun + steps * (done + taken) - 1 + DEPTH + unit.delay(taken)
+        offered = arrives + steps * (done + taken) - 1 + unit.delay(taken)
         starts = max(offered + 1, free)
         weighted = starts if weighted < 0 else weighted
         free = starts + steps * taken

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from softmaxkit.blocks.configuration import hold_between_rows
 from softmaxkit.blocks.storage import MemoryPort, WordMemory, check_storage
 from softmaxkit.blocks.stream import result_layout
-from softmaxkit.engine.arrays import DEPTH, QueryKeyArray, ValueArray, output_layout, query_layout
+from softmaxkit.engine.arrays import QueryKeyArray, ValueArray, output_layout, query_layout
 from softmaxkit.engine.golden import Attention, golden_attention, golden_deferred
 from softmaxkit.engine.outputs import Division, Shift
 from softmaxkit.engine.sizes import EngineSizes
@@ -140,7 +140,7 @@ class Engine(wiring.Component):
     def max_queries(self) -> int:
         """Most queries inside at a time: those of the unit, and one per beat in the arrays."""
         inside = self.unit.max_rows_inside if isinstance(self.unit, DeferredUnit) else max_rows_inside(self.unit)
-        return inside + 2 * DEPTH + 2
+        return inside + self.query_key.depth + self.value.depth + 2
 
     @property
     def pipeline(self) -> str:

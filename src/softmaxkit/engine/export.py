@@ -12,7 +12,6 @@ import numpy as np
 
 import softmaxkit
 from softmaxkit.engine import cycles
-from softmaxkit.engine.arrays import DEPTH
 from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.vectors import engine_stream, random_head
 from softmaxkit.files import whole_folder, write_text
@@ -69,7 +68,8 @@ def export_engine(engine: Engine, name: str, folder: Path, constraints: Constrai
         "title": engine.attention.spec.title,
         "about": about(Engine),
         "cycles": (inspect.getdoc(cycles) or "").partition("\n\n")[2],
-        "array_depth": DEPTH,
+        "score_depth": engine.query_key.depth,
+        "output_depth": engine.value.depth,
         "apart": engine.query_interval,
         "drains_before_shorter_rows": engine.drains_before_shorter_rows,
         "bits": bits,

@@ -32,9 +32,9 @@ from softmaxkit.simulation.stimuli import KEYS, QUERIES, Sample, of_scores, of_u
 Size = tuple[int, int, int]
 """Rows, columns and channels."""
 
-SIZES: tuple[Size, ...] = ((2, 2, 4), (4, 2, 4), (2, 4, 8), (2, 2, 8))
+SIZES: tuple[Size, ...] = ((2, 2, 4), (4, 2, 8), (2, 4, 16), (4, 4, 16), (4, 4, 64))
 """Sizes that separate the costs of a multiplier, a row or column, and a channel in the fit. All need several cycles per
-beat of keys; with a single cycle, an array would have no partial sums to accumulate."""
+beat of keys, as the arrays of large engines do; arrays of a single cycle are built differently."""
 
 LANES = 16
 """Default number of lanes of a deferred unit."""
@@ -177,7 +177,7 @@ def main() -> None:
         action="append",
         type=_size,
         metavar="ROWSxCOLUMNSxCHANNELS",
-        help="array size; repeatable (default: four small ones)",
+        help="array size; repeatable (default: five, up to 4x4x64)",
     )
     parser.add_argument("--lanes", type=int, default=LANES, help=f"of a deferred unit (default: {LANES})")
     parser.add_argument("--clock", type=float, help="target clock period in ns (default: that of the process)")

@@ -14,9 +14,12 @@ class TakesScores(wiring.Component):
 
     Attributes:
         spec: the spec.
+        conversion_cycles: 1 if the product that `score_code` converts is registered first, since the conversion takes a
+            cycle of its own; 0 if it follows the multiplier in the same cycle.
     """
 
     spec: Spec
+    conversion_cycles = 0
 
     @property
     def code_shape(self) -> Shape:

@@ -16,6 +16,7 @@ class TakesFloats(TakesScores):
     """Base of the components whose input is scores in the float format."""
 
     spec: Exact
+    conversion_cycles = 1
 
     @property
     def code_shape(self) -> Shape:
