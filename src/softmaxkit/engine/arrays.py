@@ -20,8 +20,8 @@ CODE = signed(8)
 REGISTERS = ("fetch", "product", "sum")
 """Register stages of the QK array in front of its score register; in the PV array the last one holds the sums."""
 GROUP, CONVERSION = "group", "conversion"
-"""Additional stages, without which they would limit the clock: sums of groups of products, where a sum has more than
-`TERMS`, and scaled sums that a unit converts in a cycle of its own."""
+"""Additional stages, for what would otherwise limit the clock: sums of groups of products, if a sum has more than
+`TERMS`, and the scaled sums of units that convert them in a cycle of their own."""
 TERMS = 8
 """Most products that are summed in the cycle in which they are formed."""
 

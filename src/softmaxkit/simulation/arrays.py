@@ -177,7 +177,7 @@ def main() -> None:
         action="append",
         type=_size,
         metavar="ROWSxCOLUMNSxCHANNELS",
-        help="array size; repeatable (default: five, up to 4x4x64)",
+        help=f"array size; repeatable (default: {', '.join('x'.join(map(str, size)) for size in SIZES)})",
     )
     parser.add_argument("--lanes", type=int, default=LANES, help=f"of a deferred unit (default: {LANES})")
     parser.add_argument("--clock", type=float, help="target clock period in ns (default: that of the process)")
