@@ -9,10 +9,10 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.table import Table
 
 from softmaxkit.cli import console
-from softmaxkit.cli.console import Screen, stages, write_record
+from softmaxkit.cli.console import results_console, stages, write_record
+from softmaxkit.cli.screen import Screen
 
 Shown = Callable[[list[tuple[float, int]]], list[str]]
 
@@ -78,11 +78,8 @@ def test_progress_keeps_its_numbers_at_every_width(width: int, bar: bool, monkey
     assert len(line) <= width
 
 
-@pytest.mark.parametrize("width", [40, 60, 160])
-def test_no_number_of_a_table_is_cut(width: int) -> None:
-    screen, table = StringIO(), Table("method", *"abcdef")
-    table.columns[0].no_wrap = True
-    table.add_row("exaq 2 bits, gaussian clip", *["1,119,307"] * 6)
-    Screen(file=screen, width=width).print(table)
-    assert "…" not in screen.getvalue()
-    assert len(re.findall(r"\d", screen.getvalue())) == 1 + 6 * 7
+@pytest.mark.parametrize("path", [None, Path("-")])
+def test_tables_in_a_log_have_room(path: Path | None, capsys: pytest.CaptureFixture[str]) -> None:
+    results_console(path).print("word " * 31)
+    out, err = capsys.readouterr()
+    assert len((err if path else out).rstrip().splitlines()) == 1

@@ -71,6 +71,13 @@ def test_where_tools_are_looked_for(empty: Path) -> None:
     assert find("verilator") is None
 
 
+def test_a_path_of_relative_folders(empty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_path = program(empty / "path", "verilator")
+    monkeypatch.chdir(empty)
+    monkeypatch.setenv("PATH", "path")
+    assert find("verilator") == on_path
+
+
 def printing(folder: Path, name: str, version: str) -> str:
     path = program(folder, name)
     Path(path).write_text(f"#!/bin/sh\necho '{version}'\n", encoding="utf-8")

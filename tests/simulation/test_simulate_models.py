@@ -15,7 +15,7 @@ import pytest
 from made_records import write_records
 
 from softmaxkit.cli import main
-from softmaxkit.cli.console import Screen
+from softmaxkit.cli.screen import Screen
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.engine.cycles import times
 from softmaxkit.methods import METHODS

@@ -20,23 +20,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
+from softmaxkit.cli.screen import Screen
 from softmaxkit.files import json_text, write_json, write_text
-
-
-class Screen(Console):
-    """A console whose tables fold what does not fit: of a number that is cut short, nobody sees that it is."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `rich.console.Console.print` does."""
-        for table in objects:
-            if isinstance(table, Table):
-                for column in table.columns:
-                    column.overflow, column.no_wrap = "fold", False
-        super().print(*objects, **options)
-
 
 console = Screen(stderr=True, highlight=False, markup=False)
 """Progress and notes go to standard error, so that standard output contains only results."""
@@ -168,10 +156,10 @@ def command_line() -> list[str]:
 
 def results_console(json_path: Path | None) -> Console:
     """Return the console for tables: standard output, or standard error if that receives the record."""
-    if json_path == Path("-"):
-        return console
-    screen = Screen(highlight=False, markup=False)
-    return screen if screen.is_terminal else Screen(highlight=False, markup=False, width=LOG_WIDTH)
+    screen = Screen(stderr=json_path == Path("-"), highlight=False, markup=False)
+    if not screen.is_terminal:
+        screen.width = LOG_WIDTH
+    return screen
 
 
 def name_of(result: Mapping[str, Any], *further: str) -> str:

@@ -69,7 +69,8 @@ def find(tool: str) -> str | None:
 def _candidates(tool: str) -> list[str]:
     scripts = str(Path(sys.executable).parent)
     paths = [shutil.which(name, path=folder) for name in TOOLS[tool] for folder in (None, scripts)]
-    return list(dict.fromkeys(path for path in paths if path))
+    # Programs run in folders of their own, to which a PATH of relative folders does not apply.
+    return list(dict.fromkeys(str(Path(path).absolute()) for path in paths if path))
 
 
 @cache
