@@ -12,6 +12,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from softmaxkit import Sigmoid
 from softmaxkit.files import cache_folder
 from softmaxkit.flow import tools
 from softmaxkit.flow.simulate import Outcome, Traffic, Verilated, read_outcome
@@ -220,6 +221,25 @@ def test_no_program_has_to_be_called_python(no_python: None, tmp_path: Path, mon
         shutil.copytree(runtime, tmp_path / "cache" / "verilated" / runtime.name)
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path / "cache"))
     assert Verilated(Faulty()).program.is_file()
+
+
+@verilator
+def test_models_do_not_read_the_header_of_the_runtime_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "Free Software Foundation" not in tools.call(["c++", "--version"], tmp_path, "printing its version"):
+        pytest.skip("only GCC precompiles it")
+    Verilated(Faulty(), fast=False)
+    for runtime in (cache_folder() / "verilated").glob("runtime-*"):
+        shutil.copytree(runtime, tmp_path / "verilated" / runtime.name)
+    monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path))
+    for header in tmp_path.glob("verilated/*/runtime.h"):
+        header.write_text("#error it was read\n")
+    constants = Sigmoid().examples()[0]
+    for unit in (Faulty(), Sigmoid().unit(lanes=1, constants=constants)):  # with constants to load, and without
+        assert Verilated(unit, fast=False).program.is_file()
+    for compiled in tmp_path.glob("verilated/*/runtime.h.gch"):
+        compiled.unlink()
+    with pytest.raises(ToolError, match="it was read"):
+        Verilated(Sigmoid().unit(lanes=2, constants=constants), fast=False)
 
 
 def test_a_simulation_that_ends_without_a_result() -> None:

