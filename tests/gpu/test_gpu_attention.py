@@ -49,8 +49,15 @@ def test_exponentials_and_their_gradients_are_those_of_float64(case: Case, devic
     check(case, *WEIGHTS[0], device, torch.float32)
 
 
-@pytest.mark.parametrize("case", [CASES[2], CASES[4]], ids=str)
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[1:], ids=str)
+@pytest.mark.parametrize(
+    ("spec", "numbers", "case"),
+    [
+        *((*WEIGHTS[1], case) for case in (CASES[2], CASES[4])),
+        *((*weights, CASES[2]) for weights in WEIGHTS[2:]),
+        *(pytest.param(*weights, CASES[4], marks=pytest.mark.slow) for weights in WEIGHTS[2:]),
+    ],
+    ids=str,
+)
 def test_levels_and_their_gradients_are_those_of_float64(
     case: Case, spec: Spec, numbers: dict[str, Any], device: torch.device
 ) -> None:

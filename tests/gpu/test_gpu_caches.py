@@ -96,8 +96,15 @@ def test_small_weights_in_float16_are_kept(heads: int, device: torch.device) -> 
         assert_close(result, expected(query, cache.codes, spec, numbers, None), torch.float16)
 
 
-@pytest.mark.parametrize("bits", BITS)
-@pytest.mark.parametrize(("heads", "queries"), [(2, 1), (8, 1), (2, 3)])
+@pytest.mark.parametrize(
+    ("heads", "queries", "bits"),
+    [
+        (2, 1, 8),
+        (8, 1, 4),
+        (2, 3, 8),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2, 1, 4), (8, 1, 8), (2, 3, 4))),
+    ],
+)
 def test_a_token_that_is_nan_reaches_who_attends_to_it(
     bits: int, heads: int, queries: int, device: torch.device
 ) -> None:

@@ -185,7 +185,7 @@ def test_tables_and_slots_on_the_cpu_are_looked_at(device: torch.device, monkeyp
         )
 
 
-@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("bits", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_few_first_keys_set_the_frame_together(bits: int, device: torch.device, kernels: list[str]) -> None:
     """One key, an attention sink, and then more."""
     query, key, value = (x.detach() for x in Case(batch=1, heads=2, queries=1, keys=90, channels=64).tensors(device))
