@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -33,7 +34,6 @@ def attention(spec: Spec, **numbers: Any) -> Function:
 
 
 both = pytest.mark.parametrize("function", [softmax, attention])
-every_method = pytest.mark.parametrize("case", DEFAULTS, ids=str)
 
 
 def in_one_graph(function: Function, **options: Any) -> Any:
@@ -57,7 +57,6 @@ TRACES: dict[str, Callable[..., Any]] = {
     "jit": lambda function, *given: torch.jit.trace(function, given),
     "make_fx": lambda function, *given: make_fx(lambda *inputs: function(*inputs))(*given),
 }
-every_trace = pytest.mark.parametrize("trace", TRACES.values(), ids=TRACES)
 
 
 def learned_tensors(case: Case, requires_grad: bool = False) -> dict[str, Tensor]:
@@ -72,9 +71,15 @@ LEARNED = [case for case in DEFAULTS if learned_tensors(case)]
 every_learned_method = pytest.mark.parametrize("case", LEARNED, ids=str)
 
 
-@every_method
+def every_trace(cases: list[Case]) -> Iterator[Any]:
+    """Yield them with methods; the fast tests have strict export, by Dynamo as torch.compile is, of one method."""
+    for (name, trace), case in product(TRACES.items(), cases):
+        marks = pytest.mark.slow if name == "strict export" and case != LEARNED[0] else []
+        yield pytest.param(trace, case, id=f"{name}-{case}", marks=marks)
+
+
+@pytest.mark.parametrize(("trace", "case"), every_trace(DEFAULTS))
 @both
-@every_trace
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
 @torch.no_grad()
 def test_numbers(case: Case, function: Any, trace: Any) -> None:
@@ -87,9 +92,8 @@ def per_head(case: Case) -> dict[str, list[float]]:
     return {name: values.tolist() for name, values in learned_tensors(case).items()}
 
 
-@every_learned_method
+@pytest.mark.parametrize(("trace", "case"), every_trace(LEARNED))
 @both
-@every_trace
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
 @torch.no_grad()
 def test_numbers_per_head(case: Case, function: Any, trace: Any) -> None:
@@ -118,8 +122,7 @@ MASKS = {
 }
 
 
-@every_method
-@every_trace
+@pytest.mark.parametrize(("trace", "case"), every_trace(DEFAULTS))
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
 @torch.no_grad()
 def test_additive_masks(case: Case, trace: Any) -> None:
@@ -203,8 +206,15 @@ def test_numbers_that_are_no_python_numbers_break_the_graph(clip: Any) -> None:
     assert torch.equal(torch.compile(run, backend="eager")(X), run(X))
 
 
-@every_learned_method
-@both
+@pytest.mark.parametrize(
+    ("function", "case"),
+    [
+        pytest.param(function, case, marks=[] if (place < 1) == (function is attention) else pytest.mark.slow)
+        for function in (softmax, attention)
+        for place, case in enumerate(LEARNED)
+    ],
+    ids=lambda given: getattr(given, "__name__", str(given)),
+)
 def test_integers_of_learned_tensors(case: Case, function: Any) -> None:
     run = function(case.spec, mode="integer", **learned_tensors(case))
     torch.compiler.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable
@@ -43,8 +44,14 @@ def arguments(call: AttentionCall, *operands: Tensor, mask: Tensor | None = None
 
 
 @pytest.mark.parametrize("queries", [MANY, FEW])
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("call", "dtype"),
+    [
+        pytest.param(call, dtype, id=f"{name}-{dtype}", marks=marks)
+        for name, call in CALLS.items()
+        for dtype, marks in ((torch.float32, []), (torch.bfloat16, pytest.mark.slow if name == "levels" else []))
+    ],
+)
 def test_it_passes_opcheck(queries: int, call: AttentionCall, dtype: torch.dtype) -> None:
     mask = torch.rand(queries, 50, generator=torch.Generator().manual_seed(1)) < 0.7
     operands = tensors(queries, dtype)
@@ -113,7 +120,7 @@ def counting(graphs: list[int]) -> Callable[[Any, Any], Any]:
     return compile_graph
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [pytest.param("exaq", marks=pytest.mark.slow), "consmax"])
 @torch.no_grad()
 def test_a_model_compiles_to_one_graph(method: str) -> None:
     """With more layers than a frame is recompiled here, so that breaks at every layer would leave some uncompiled."""
@@ -146,18 +153,20 @@ def test_layers_compile_by_themselves() -> None:
     assert graphs == [1, 1, 1]
 
 
+@pytest.mark.parametrize("part", [pytest.param("", id="model", marks=pytest.mark.slow), "model.layers.0.self_attn"])
 @torch.no_grad()
-def test_a_cache_of_codes_breaks_the_graph_without_a_warning() -> None:
+def test_a_cache_of_codes_breaks_the_graph_without_a_warning(part: str) -> None:
     torch.compiler.reset()
     model = softmaxkit.apply(tiny_model("llama", layers=1), Exaq(bits=3), mode="fused", clip=-5.0)
-    compiled: Any = torch.compile(model, backend="eager")
+    compiled = copy.deepcopy(model)
+    compiled.get_submodule(part).compile(backend="eager")
     tokens = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
     caches = [softmaxkit.QuantisedCache(model.config) for _ in range(2)]
-    for part in (tokens, tokens[:, :1]):
+    for given in (tokens, tokens[:, :1]):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            result = compiled(part, cache=caches[0]).logits
-        assert torch.equal(result, model(part, cache=caches[1]).logits)
+            result = compiled(given, cache=caches[0]).logits
+        assert torch.equal(result, model(given, cache=caches[1]).logits)
 
 
 @pytest.mark.parametrize("method", METHODS)

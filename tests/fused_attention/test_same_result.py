@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from collections.abc import Iterator
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -114,8 +115,14 @@ def check(outlier: bool) -> None:
             assert difference <= bound, (one, other, spec)
 
 
-@pytest.mark.parametrize("outlier", [False, True])
-@pytest.mark.parametrize("build", [*builds.NATIVE, "none"])
+def every_build() -> Iterator[Any]:
+    """Yield them with an outlier and without; the slowest ones have only the former in the fast tests."""
+    for build, outlier in product((*builds.NATIVE, "none"), (False, True)):
+        marks = pytest.mark.slow if build in ("plain", "none") and not outlier else []
+        yield pytest.param(build, outlier, id=f"{build}-{outlier}", marks=marks)
+
+
+@pytest.mark.parametrize(("build", "outlier"), every_build())
 def test_ways_to_a_result_differ_by_no_more_than_both_err(
     build: str, outlier: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
