@@ -18,7 +18,7 @@ TOKENS = torch.randint(0, 100, (8, 4, 20), generator=torch.Generator().manual_se
 
 def patched(kind: str, spec: Spec, mode: str = "float") -> PreTrainedModel:
     """Return a model with a calibrated method, and learned parameters that differ from their start values."""
-    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec, mode=mode), TOKENS)
+    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec, mode=mode), TOKENS[:2])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if NAME in name:

@@ -44,7 +44,7 @@ def save_as_before(model: PreTrainedModel, path: Path) -> Path:
 @pytest.mark.parametrize("spec", [ConSmax(), Softermax(), Exaq(bits=3)], ids=lambda spec: str(spec.method))
 @torch.no_grad()
 def test_checkpoints_of_earlier_versions_load(spec: Spec, mode: str, tmp_path: Path) -> None:
-    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model("gpt2"), spec, mode=mode), TOKENS)
+    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model("gpt2"), spec, mode=mode), TOKENS[:2])
     for name, parameter in model.named_parameters():
         if name.endswith("beta"):
             parameter += torch.linspace(-0.3, 0.3, parameter.numel())
@@ -69,7 +69,7 @@ def every_kind_with_every_spec() -> Iterator[Any]:
 @pytest.mark.parametrize(("kind", "spec"), every_kind_with_every_spec())
 @torch.no_grad()
 def test_loaded_models_give_equal_logits(kind: str, spec: Spec, tmp_path: Path) -> None:
-    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec), TOKENS)
+    model = softmaxkit.calibrate(softmaxkit.apply(tiny_model(kind), spec), TOKENS[:2])
     for name, parameter in model.named_parameters():
         if name.endswith("beta"):
             parameter += torch.linspace(-0.3, 0.3, parameter.numel()).reshape(parameter.shape)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,14 @@ from softmaxkit.models.hooks import install
 from softmaxkit.models.patch import layers
 
 
-@pytest.mark.parametrize("mode", ["float", "integer", "fused"])
-@pytest.mark.parametrize(
-    "spec", [Exact(), ConSmax(), Softermax(), Exaq(bits=3)], ids=lambda spec: str(getattr(spec, "method", spec))
-)
+def every_method_in_every_mode() -> Iterator[Any]:
+    """Yield them; the fast tests have all methods in integers, and one in all modes."""
+    for spec, mode in product((Exact(), ConSmax(), Softermax(), Exaq(bits=3)), ("float", "integer", "fused")):
+        marks = [] if mode == "integer" or spec == ConSmax() else pytest.mark.slow
+        yield pytest.param(spec, mode, id=f"{spec.method}-{mode}", marks=marks)
+
+
+@pytest.mark.parametrize(("spec", "mode"), every_method_in_every_mode())
 def test_transformers_saves_and_loads_the_method(spec: Spec, mode: str, tmp_path: Path) -> None:
     model = patched("gpt2", spec, mode)
     model.save_pretrained(tmp_path)
@@ -163,6 +170,13 @@ def test_saving_a_quantised_model_is_refused(tmp_path: Path) -> None:
             save(model, tmp_path / "model")
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved")
+    patched("gpt2", ConSmax()).save_pretrained(path)
+    return path
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -176,8 +190,8 @@ def test_saving_a_quantised_model_is_refused(tmp_path: Path) -> None:
         (lambda settings: settings["layers"]["transformer.h.0.attn"]["constants"].update(high=[[1]] * 4), "the form"),
     ],
 )
-def test_damaged_settings_in_a_config_are_refused(damage: Any, message: str, tmp_path: Path) -> None:
-    patched("gpt2", ConSmax()).save_pretrained(tmp_path)
+def test_damaged_settings_in_a_config_are_refused(damage: Any, message: str, saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "config.json").read_text())
     damage(config["quantization_config"])
     (tmp_path / "config.json").write_text(json.dumps(config))

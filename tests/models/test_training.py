@@ -28,6 +28,7 @@ from softmaxkit.recipe import Recipe, Shape
 
 pytestmark = pytest.mark.usefixtures("few_tokens")
 QUICK = Recipe(steps=8, context=16)
+SMALL = Shape(layers=2, heads=2, width=32)
 
 
 def test_a_corpus_is_bytes_split_at_nine_tenths(text: Path) -> None:
@@ -115,7 +116,7 @@ def test_stopped_training_resumes_to_the_same_model(text: Path, tmp_path: Path) 
     corpus = read_corpus(text)
 
     def run(folder: Path, stop_at: int | None = None) -> torch.Tensor:
-        model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
+        model = softmaxkit.apply(language_model(SMALL, 16, 0), ConSmax())
 
         def progress(step: int, steps: int) -> None:
             if step == stop_at:
@@ -131,7 +132,7 @@ def test_stopped_training_resumes_to_the_same_model(text: Path, tmp_path: Path) 
     assert signal.getsignal(signal.SIGINT) is before
     assert checkpoint_at(tmp_path / "parts", 5).is_dir()
     steps: list[int] = []
-    model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
+    model = softmaxkit.apply(language_model(SMALL, 16, 0), ConSmax())
     train(model, corpus, QUICK, tmp_path / "parts", seed=0, progress=lambda step, _: steps.append(step))
     resumed = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     assert steps == [6, 7, 8]
@@ -160,10 +161,10 @@ def test_a_stopped_trainer_goes_on_with_the_next_call(text: Path, tmp_path: Path
 
 def test_fine_tuning_branches_off_with_optimiser_and_schedule(text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
-    curve = train(softmaxkit.apply(language_model(Shape(), 16, 0), Exact()), corpus, QUICK, tmp_path / "exact", seed=0)
+    curve = train(softmaxkit.apply(language_model(SMALL, 16, 0), Exact()), corpus, QUICK, tmp_path / "exact", seed=0)
     branch = checkpoint_at(tmp_path / "exact", QUICK.branch_step)
     steps: list[int] = []
-    model = softmaxkit.apply(language_model(Shape(), 16, 1), Softermax(), mode="integer")
+    model = softmaxkit.apply(language_model(SMALL, 16, 1), Softermax(), mode="integer")
     fine = train(model, corpus, QUICK, tmp_path / "fine", 0, branch, lambda step, _: steps.append(step))
     assert steps == [7, 8]
     assert [entry for entry in fine if entry["step"] <= 6] == [entry for entry in curve if entry["step"] <= 6]
@@ -195,7 +196,7 @@ def test_a_branch_may_have_learned_constants_that_its_origin_lacks(
 
 
 def test_learned_constants_are_kept_out_of_weight_decay() -> None:
-    model = softmaxkit.apply(language_model(Shape(), 16, 0), ConSmax())
+    model = softmaxkit.apply(language_model(SMALL, 16, 0), ConSmax())
     trainer = MethodTrainer.__new__(MethodTrainer)
     decayed = trainer.get_decay_parameter_names(model)
     assert not [name for name in decayed if "softmaxkit" in name]
@@ -203,7 +204,7 @@ def test_learned_constants_are_kept_out_of_weight_decay() -> None:
 
 
 def test_a_diverging_training_stops(text: Path, tmp_path: Path) -> None:
-    model = language_model(Shape(), 16, 0)
+    model = language_model(SMALL, 16, 0)
     with torch.no_grad():
         model.transformer.wte.weight[0, 0] = math.nan
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, beginning in transformer.wte.weight"):
@@ -275,7 +276,7 @@ def test_tokens_are_learned_from_the_training_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spec", [Softermax(), ConSmax(), Exaq(bits=3), Exact()], ids=lambda spec: spec.method)
 def test_integer_training_does_not_diverge(spec: softmaxkit.Spec, text: Path, tmp_path: Path) -> None:
     corpus = read_corpus(text)
-    model = language_model(Shape(layers=2, heads=2, width=64), 16, 0)
+    model = language_model(Shape(layers=1, heads=2, width=64), 16, 0)
     softmaxkit.apply(model, spec, mode="integer", **({"clip": -6.0} if spec.method == "exaq" else {}))
     recipe = Recipe(steps=40, context=16, warmup_share=0.1)
     curve = [entry["loss"] for entry in train(model, corpus, recipe, tmp_path / "run", seed=0) if "loss" in entry]
