@@ -50,36 +50,18 @@ if INTERPRETED and find_spec("triton"):
 
     interpreter._patch_lang = patch_what_is_not_patched
 
-    # It checks all sums and products of integers for overflow, and in no mode but `debug` looks at what comes out: 40%.
+    # It checks all sums and products of integers for overflow, and looks at what comes out in debug mode alone: 40%.
     builder = interpreter.interpreter_builder
     builder.options = replace(builder.options, sanitize_overflow=builder.options.debug)
 
-    def once(make: Any) -> Any:
-        """It makes a table of all dtypes, or a type of blocks, at every operation: a fifth of what is left."""
-        known: dict[Any, Any] = {}
+    def dtype_of(kind: Any, make: Any = interpreter._get_np_dtype) -> Any:
+        """It makes a table of all dtypes at every operation."""
+        if kind.scalar.name not in dtypes:
+            dtypes[kind.scalar.name] = make(kind)
+        return dtypes[kind.scalar.name]
 
-        def look_up(dtype: Any, shape: Any = ()) -> Any:
-            key = (dtype.scalar.name, *shape)
-            if key not in known:
-                known[key] = make(dtype, shape) if shape else make(dtype)
-            return known[key]
-
-        return look_up
-
-    interpreter._get_np_dtype = once(interpreter._get_np_dtype)
-    builder.get_block_ty = once(builder.get_block_ty)
-
-    def make_tensor(self: Any, handle: Any, kind: Any, make: Any = language.tensor.__init__) -> None:
-        """It makes constants of all sizes of every result: a sixth."""
-        sizes = tuple(kind.shape) if kind.is_block() else ()
-        if sizes not in shapes:
-            make(self, handle, kind)
-            shapes[sizes] = (self.shape, self.numel)
-        self.handle, self.type, self.dtype = handle, kind, kind.scalar
-        self.shape, self.numel = shapes[sizes]
-
-    shapes: dict[tuple[int, ...], Any] = {}
-    language.tensor.__init__ = make_tensor
+    dtypes: dict[str, Any] = {}
+    interpreter._get_np_dtype = dtype_of
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
