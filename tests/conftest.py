@@ -63,6 +63,15 @@ if INTERPRETED and find_spec("triton"):
     dtypes: dict[str, Any] = {}
     interpreter._get_np_dtype = dtype_of
 
+if find_spec("amaranth"):
+    from amaranth.hdl import _nir
+
+    def value_of_nets(cls: type[tuple[Any, ...]], nets: Any = ()) -> tuple[Any, ...]:
+        """Amaranth looks at the type of every bit of every value that it makes: a quarter of each conversion."""
+        return tuple.__new__(cls, (nets,) if isinstance(nets, _nir.Net) else nets)
+
+    _nir.Value.__new__ = value_of_nets
+
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -13,22 +13,28 @@ from softmaxkit.engine.engine import Engine
 from softmaxkit.engine.export import export_engine
 from softmaxkit.engine.golden import Attention
 from softmaxkit.flow.tools import find
-from softmaxkit.methods.base.spec import Spec
 
 pytestmark = pytest.mark.skipif(not find("yosys"), reason="needs Yosys")
 
 
-@pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)
-def test_the_readme_gives_the_figures_of_the_recurrence(spec: Spec, pipeline: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module", params=[(ConSmax(), "element"), (Softermax(), "deferred")], ids=["element", "deferred"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Path]:
+    spec, pipeline = request.param
     engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
-    export_engine(engine, "attention", tmp_path / "folder")
-    text = " ".join((tmp_path / "folder" / "README.md").read_text().split())
+    folder = tmp_path_factory.mktemp("engine") / "folder"
+    export_engine(engine, "attention", folder)
+    return engine, folder
+
+
+def test_the_readme_gives_the_figures_of_the_recurrence(exported: tuple[Engine, Path]) -> None:
+    engine, folder = exported
+    text = " ".join((folder / "README.md").read_text().split())
     drains = "drains" if engine.drains_before_shorter_rows else "does not drain"
     depths = f"`score_depth` {engine.query_key.depth}, `output_depth` {engine.value.depth}, "
     depths += f"`apart` {engine.query_interval} and the unit's `depth` {engine.unit.depth}"
     depths += f"; it {drains} before shorter rows"
     assert f"`rows` is 2, `steps` 2, {depths}" in text
-    assert f'with the pipeline "{pipeline}"' in text
+    assert f'with the pipeline "{engine.pipeline}"' in text
 
 
 def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
@@ -49,11 +55,9 @@ def test_the_registers_of_loadable_constants(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (find("verilator") and find("make")), reason="needs Verilator and make")
-@pytest.mark.parametrize(("spec", "pipeline"), [(ConSmax(), "element"), (Softermax(), "deferred")], ids=str)
-def test_lint_is_clean(spec: Spec, pipeline: str, tmp_path: Path) -> None:
-    engine = Engine(Attention.of(spec, 4), rows=2, columns=2, max_keys=5, pipeline=pipeline)
-    export_engine(engine, "attention", tmp_path / "folder")
-    lint = ["make", "-s", "-C", str(tmp_path / "folder"), "--no-print-directory", "lint"]
+def test_lint_is_clean(exported: tuple[Engine, Path]) -> None:
+    _, folder = exported
+    lint = ["make", "-s", "-C", str(folder), "--no-print-directory", "lint"]
     done = subprocess.run([*lint, f"VERILATOR={find('verilator')}"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "%Warning" not in done.stdout + done.stderr

@@ -30,7 +30,7 @@ def smallest(method: str, pipeline: str | None = None, channels: int = 1) -> Eng
 
 
 def test_an_engine_obeys_the_protocol() -> None:
-    proof = prove(EngineAsUnit(smallest(ELEMENT)), depth=20, busy=3, induction=0)
+    proof = prove(EngineAsUnit(smallest(ELEMENT)), depth=15, busy=2, induction=0)
     assert proof.holds, str(proof)
 
 

@@ -39,6 +39,14 @@ def every_case() -> Iterator[Any]:
 
 
 CASES = list(every_case())
+LINTED = [
+    pytest.param(
+        *case.values, marks=case.marks if case.values[0][0] in ("consmax", "exaq", "index") else pytest.mark.slow
+    )
+    for case in CASES
+]
+"""In the fast tests, latches, baked constants and loadable ones; the top with memories is linted in shell/."""
+
 NAME = "unit_under_test"
 
 icarus = pytest.mark.skipif(not (shutil.which("iverilog") and find("make")), reason="needs Icarus Verilog and make")
@@ -121,7 +129,7 @@ def test_parameters_and_files(case: tuple[str, str, int], exported: Any) -> None
 
 
 @verilator
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", LINTED, ids=str)
 def test_lint_is_clean(case: tuple[str, str, int], exported: Any) -> None:
     assert make(exported(*case), "lint") == (0, "")
 

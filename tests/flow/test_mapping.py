@@ -60,7 +60,7 @@ def module(body: str, ports: str = "input clk, a, b, output reg q") -> str:
     return f"module top ({ports});\n{body}\nendmodule\n"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(folder))
@@ -114,7 +114,7 @@ def test_every_recipe_preserves_the_function(recipe: str, tmp_path: Path) -> Non
 
 @yosys
 @pytest.mark.parametrize("limit", [pytest.param(5, marks=pytest.mark.slow), -5, -(2**31) - 5])
-def test_parameters_keep_their_sign(limit: int, tmp_path: Path, empty_cache: Path) -> None:
+def test_parameters_keep_their_sign(limit: int, tmp_path: Path) -> None:
     """A negative value is compared and extended as a signed number, also beyond 32 bits."""
     path = tmp_path / "design.v"
     path.write_text("module top #(parameter L = 8) (input signed [3:0] a, output y, output [39:0] b);\n")
@@ -143,7 +143,9 @@ REFUSED = {
 
 
 @yosys
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=pytest.mark.slow if what == "both edges" else []) for what in REFUSED]
+)
 def test_designs_that_are_refused(what: str, tmp_path: Path, empty_cache: Path) -> None:
     text, message = REFUSED[what]
     refused(text, message, tmp_path)
@@ -284,11 +286,13 @@ def test_an_empty_cache_gives_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(kept) == 2  # from design to gates, and from gates to cells
 
 
-FAST = [pytest.param(name, marks=pytest.mark.slow if name in ("nexus", "xilinx") else []) for name in FAMILIES]
+def families(fast: str) -> list[Any]:
+    """Return all families, of which one is for the fast tests."""
+    return [pytest.param(name, marks=[] if name == fast else pytest.mark.slow) for name in FAMILIES]
 
 
 @yosys
-@pytest.mark.parametrize("family", FAST)
+@pytest.mark.parametrize("family", families("ecp5"))
 def test_counts_for_fpgas(family: str) -> None:
     counts = count_cells(Source("unit", {"design.il": to_rtlil(whole_table(), "unit")}), family)
     assert list(counts) == ["luts", "carries", "registers", "dsps", "block_rams"]
@@ -320,7 +324,7 @@ def test_distributed_memories_of_fpgas(words: int, reads: int, tables: int, tmp_
 
 
 @yosys
-@pytest.mark.parametrize("family", FAST)
+@pytest.mark.parametrize("family", families("ice40"))
 def test_multipliers_of_fpgas(family: str, tmp_path: Path) -> None:
     path = tmp_path / "design.v"
     ports = "input clk, input [15:0] a, b, output reg [31:0] q"

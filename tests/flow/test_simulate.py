@@ -215,6 +215,7 @@ def test_a_build_that_fails(programs: list[str], message: str, fresh: Path) -> N
     assert simulations(fresh / "cache") == []
 
 
+@pytest.mark.slow  # test_measured_arrays.py compiles a model so too
 @verilator
 def test_no_program_has_to_be_called_python(no_python: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for runtime in (cache_folder() / "verilated").glob("runtime-*"):  # compiled already

@@ -16,6 +16,7 @@ from softmaxkit import ConSmax, Softermax
 from softmaxkit.flow.readable import comment_modules, name_elements, name_ports
 from softmaxkit.flow.tools import ToolError, find
 from softmaxkit.flow.verilog import to_rtlil, to_verilog
+from softmaxkit.methods.base.unit import SoftmaxUnit
 from softmaxkit.methods.softermax.normalisation import NormalisationUnit
 from softmaxkit.methods.softermax.unnormalised import UnnormalisedUnit
 
@@ -28,8 +29,15 @@ def ports(text: str, module: str) -> set[str]:
     return set(re.split(r",\s*", header[1]))
 
 
-def test_names_are_plain_and_nothing_has_an_initial_value() -> None:
-    text = to_verilog(Softermax().unit(lanes=2, max_row=8), "unit")
+@pytest.fixture(scope="module")
+def softermax() -> tuple[SoftmaxUnit, str]:
+    """Return a unit, and its Verilog."""
+    unit = Softermax().unit(lanes=2, max_row=8)
+    return unit, to_verilog(unit, "unit")
+
+
+def test_names_are_plain_and_nothing_has_an_initial_value(softermax: tuple[SoftmaxUnit, str]) -> None:
+    _, text = softermax
     streams = {f"{name}_{part}" for name in ("scores", "results") for part in ("valid", "ready", "payload")}
     assert ports(text, "unit") == {"clk", "rst"} | streams
     assert "\\" not in text
@@ -37,9 +45,10 @@ def test_names_are_plain_and_nothing_has_an_initial_value() -> None:
     assert not re.search(r"^\s*(reg|initial)\b[^;]*=", text, re.MULTILINE)
 
 
-def test_ports_have_names_and_the_text_is_stable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unit = Softermax().unit(lanes=2, max_row=8)
-    text = to_verilog(unit, "unit")
+def test_ports_have_names_and_the_text_is_stable(
+    softermax: tuple[SoftmaxUnit, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit, text = softermax
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path))  # nothing is cached there
     assert to_verilog(unit, "unit") == text
     assert not re.search(r"\bport_\d+_\d+\b", text)
@@ -108,9 +117,8 @@ def test_a_design_is_searched_as_often_however_many_names_it_has(monkeypatch: py
     assert searches(10) == searches(100)
 
 
-def test_every_module_has_a_comment() -> None:
-    unit = Softermax().unit(lanes=2, max_row=8)
-    text = to_verilog(unit, "unit")
+def test_every_module_has_a_comment(softermax: tuple[SoftmaxUnit, str]) -> None:
+    unit, text = softermax
     commented = comment_modules(text, unit, "unit")
     assert re.sub(r"(?m)^// .*\n", "", commented) == text
     headers = re.findall(r"(?m)^(// \S.*\n)?module (\w+)", commented)

@@ -141,7 +141,11 @@ def check_random_accesses(top: Shell, pause: float, cycles: int, seed: int = 0) 
 
 @pytest.mark.parametrize(
     ("options", "pause"),
-    [({}, 0.0), ({}, 0.6), ({"read_back": True}, 0.0), ({"read_back": True, "tags": 4}, 0.6)],
+    [
+        ({}, 0.0),
+        ({"read_back": True, "tags": 4}, 0.6),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (({}, 0.6), ({"read_back": True}, 0.0))),
+    ],
     ids=str,
 )
 def test_registers_answer(options: dict[str, Any], pause: float) -> None:

@@ -14,7 +14,7 @@ from mutants import broken
 from softmaxkit.shell import row_guard
 from softmaxkit.shell.row_guard import RowGuard
 
-LANES, ROWS = 3, 120
+LANES, ROWS = 3, 60
 BEAT = data.StructLayout(
     {"codes": data.ArrayLayout(signed(2), LANES), "mask": LANES, "keep": LANES, "last": 1, "tag": 2}
 )

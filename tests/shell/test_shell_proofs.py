@@ -165,8 +165,8 @@ SLICE_MUTANTS = {
 }
 
 
-# In the fast tests, one mutant for each property that is violated here.
-QUICK_FAULTS = ("drops", "repeats", "waits", "takes writes")
+# In the fast tests, one mutant for each property that is violated here, but for "drained", which is violated above.
+QUICK_FAULTS = ("repeats", "waits", "takes writes")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import prod
 
 import numpy as np
 
@@ -48,6 +49,7 @@ class Units:
         self.voltage = library.number("nom_voltage") * voltage
         # A delay template and a power template may have the same name.
         self.templates = {kind: {group.name: group for group in library.of(kind)} for kind in TEMPLATES}
+        self._axes: dict[str, Array] = {}
 
     def _scale(self, text: str, letter: str) -> float:
         match = re.fullmatch(rf"\s*(\d+\.?\d*(?:e[+-]?\d+)?)\s*([a-z]?){letter}\s*", text.lower())
@@ -91,15 +93,15 @@ class Units:
                 (candidate for candidate in (group, template) if f"index_{axis}" in candidate.values), None
             )
             if values_of is not None:
-                axes.append(numbers(values_of.values[f"index_{axis}"]))
+                axes.append(self._axis(values_of.values[f"index_{axis}"]))
                 names.append(template.values.get(f"variable_{axis}", ""))
         if unknown := [name for name in names if name not in SLEW | LOAD]:
             raise LeftOut(f"tables over {unknown[0] or 'an axis without a name'}")
         if len(axes) > 2 or (len(names) == 2 and (names[0] in LOAD) == (names[1] in LOAD)):
             raise LeftOut(f"tables over {' and '.join(names)}")
-        if not axes or int(np.prod([len(axis) for axis in axes])) != values.size:
+        if not axes or prod(map(len, axes)) != values.size:
             raise LibertyError(f"a table {group.name} has {values.size} values, which does not match its axes")
-        if any((np.diff(axis) <= 0).any() for axis in axes):
+        if any((axis[1:] <= axis[:-1]).any() for axis in axes):
             raise LibertyError(f"the axes of a table {group.name} are not ascending")
         if len(axes) == 1:
             axes, names = [*axes, np.zeros(1)], [*names, "" if names[0] in LOAD else min(LOAD)]
@@ -107,6 +109,12 @@ class Units:
         if names[0] in LOAD:
             axes, values = axes[::-1], values.T
         return Table(axes[0] * self.time, axes[1] * loads, values)
+
+    def _axis(self, text: str) -> Array:
+        """Return the numbers of an axis; most tables of a library repeat the text of another."""
+        if text not in self._axes:
+            self._axes[text] = numbers(text)
+        return self._axes[text]
 
     def _template(self, group: Group, kind: str) -> Group:
         """Return the template that a table refers to: of its own kind, or else of the other, as some libraries do."""
