@@ -12,7 +12,7 @@ from softmaxkit.blocks.storage import Storage
 from softmaxkit.flow.simulate import Traffic, Verilated
 
 WIDTH = 9
-BUFFERS = [RowBuffer(WIDTH, *form) for form in product((1, 2, 3, 4, 7, 8, 16), get_args(Storage))]
+BUFFERS = [RowBuffer(WIDTH, *form) for form in product((1, 2, 3, 8), get_args(Storage))]
 TRAFFIC = (
     Traffic(stall=128, longest_stall=40),
     Traffic(gap=128, longest_gap=40),

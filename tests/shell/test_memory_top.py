@@ -30,6 +30,8 @@ KINDS: dict[str, tuple[ShellOptions | None, str | None]] = {
     "shell": (SHELL, "sky130"),
 }
 Folder = Callable[..., Path]
+RUN_KINDS = [pytest.param(kind, marks=pytest.mark.slow if kind == "macros" else []) for kind in KINDS]
+"""The fast tests run and lint the memory model, and macros behind a shell."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def bench_of(kind: str) -> str:
 
 
 @icarus
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN_KINDS)
 def test_the_bench_simulates_it(kind: str, exported: Folder, tmp_path: Path) -> None:
     folder = shutil.copytree(exported(kind), tmp_path / "copy")
     bench = (folder / f"{NAME}{'_axi' if KINDS[kind][0] else ''}_tb.sv").read_text()
@@ -124,7 +126,7 @@ def test_in_verilator(kind: str, method: str, exported: Folder, no_python: None,
 
 
 @verilator
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RUN_KINDS)
 def test_lint_is_clean(kind: str, exported: Folder) -> None:
     folder = exported(kind)
     assert f"--top-module {TOP} " in (folder / "Makefile").read_text()

@@ -93,7 +93,7 @@ def test_saturated_codes_are_counted(method: str, options: ShellOptions) -> None
 @pytest.mark.parametrize("options", [OPTIONS, SLICED], ids=["plain", "sliced"])
 def test_long_rows_are_flagged(options: ShellOptions) -> None:
     waiting = next(method for method in METHODS if method_class(method)().unit(lanes=1).holds_rows)
-    check_status(waiting, True, options)
+    check_status(waiting, True, options, outputs=40)
 
 
 @pytest.mark.slow

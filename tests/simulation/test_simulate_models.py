@@ -18,7 +18,9 @@ from softmaxkit.cli import main
 from softmaxkit.cli.screen import Screen
 from softmaxkit.cli.simulation_tables import chips_table, energy_lines, simulation_table
 from softmaxkit.engine.cycles import times
+from softmaxkit.engine.engine import Engine
 from softmaxkit.methods import METHODS
+from softmaxkit.methods.base.spec import Spec
 from softmaxkit.report.simulation_charts import curve
 from softmaxkit.simulation.chip import queries_of, run
 from softmaxkit.simulation.costs import Costs
@@ -34,6 +36,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
 EDGE = read_hardware("edge-npu")
 SMALL = Workload("small", 2, 4, 2, 32, True, "for tests")
 CONSMAX, SOFTERMAX = METHODS["consmax"](), METHODS["softermax"]()
+BUILT: dict[tuple[Any, ...], Engine] = {}
+
+
+@pytest.fixture(autouse=True)
+def engines_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build the engine for the same arrays and rows once, whatever else of the hardware changes."""
+
+    def once(spec: Spec, pipeline: str, hardware: Hardware, *sizes: int) -> Engine:
+        key = (spec, pipeline, hardware.arrays, *sizes)
+        if key not in BUILT:
+            BUILT[key] = engine_of(spec, pipeline, hardware, *sizes)
+        return BUILT[key]
+
+    monkeypatch.setattr("softmaxkit.simulation.simulate.engine_of", once)
 
 
 def changed(hardware: Hardware, **keys: Any) -> Hardware:

@@ -73,7 +73,7 @@ def test_the_busiest_of_the_engines_that_share_a_head() -> None:
 
 def test_closed_forms_equal_the_recurrence() -> None:
     chosen = random.Random(2)
-    for engine in engines(chosen, 120):
+    for engine in engines(chosen, 60):
         queries, jobs = random_queries(chosen), chosen.randint(1, 3)
         stepped = times(engine, [*queries] * jobs)[-1].last + 1
         assert Pace(engine).total(queries, jobs) == stepped, (engine.attention.spec, engine.sizes, queries, jobs)

@@ -59,16 +59,17 @@ def _named(module: str) -> str:
     taken = set(re.findall(r"\w+", module))
     roots = {target: target for target in feeds if not ANONYMOUS.fullmatch(target)}
     names: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     reached = list(roots)
     for target in reached:  # grows during iteration, so that the nearest signals come first
         for wire in feeds.get(target, ()):
             if wire not in roots:
                 roots[wire] = roots[target]
-                names[wire] = _free(f"{roots[target]}_{_operation(values.get(wire, ''))}", taken)
+                names[wire] = _free(f"{roots[target]}_{_operation(values.get(wire, ''))}", taken, numbers)
                 reached.append(wire)
     for wire, signal in wholes.items():
         if wire not in names:
-            names[wire] = _free(f"{signal}_whole", taken)
+            names[wire] = _free(f"{signal}_whole", taken, numbers)
     return ANONYMOUS.sub(lambda match: names.get(match[0], match[0]), module)
 
 
@@ -89,11 +90,11 @@ def _operation(value: str) -> str:
     return next((name for pattern, name in OPERATIONS.items() if re.search(pattern, value)), "value")
 
 
-def _free(name: str, taken: set[str]) -> str:
-    """Return a name that is not taken, and add it to `taken`."""
-    free, number = name, 1
+def _free(name: str, taken: set[str], numbers: dict[str, int]) -> str:
+    """Return a name that is not taken, and add it to `taken`; `numbers` has the last number that each name was given."""
+    free = name
     while free in taken:
-        number += 1
-        free = f"{name}_{number}"
+        numbers[name] = numbers.get(name, 1) + 1
+        free = f"{name}_{numbers[name]}"
     taken.add(free)
     return free

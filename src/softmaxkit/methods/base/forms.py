@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ class Form(NamedTuple):
         return self.spec.unit(constants=constants, **sizes)
 
 
+@lru_cache
 def has_constants(spec: Spec) -> bool:
-    """Return whether a spec's unit has constants that can be baked in or loaded."""
+    """Return whether a spec's unit, which is built to see it, has constants that can be baked in or loaded."""
     return spec.unit().registers is not None
 
 
