@@ -16,7 +16,7 @@ BITS, MOST = 4, 9
 @pytest.mark.parametrize(("tree", "join"), [(adder_tree, np.sum), (maximum_tree, np.max)])
 def test_trees(signed: bool, tree: Callable[..., Value], join: Callable[..., np.ndarray]) -> None:
     low, high = (-8, 7) if signed else (0, 15)
-    values = np.random.default_rng(0).integers(low, high, (MOST, 300), endpoint=True)
+    values = np.random.default_rng(0).integers(low, high, (MOST, 120), endpoint=True)
     values[:, 0], values[:, 1] = low, high
     values[:, 2:20] = low
     for lane in range(MOST):  # each lane on its own

@@ -32,10 +32,10 @@ def test_words_come_out_in_order(places: int, offers: float, takes: float) -> No
             sent.append((at, word))
             offered = False
         most = max(most, len(sent) - len(got))
-        return len(got) < 200
+        return len(got) < 100
 
     clocked(queue, cycle)
     assert [word for _, word in got] == [word for _, word in sent[: len(got)]]
     assert most == places or takes == 1
     if offers == takes == 1:
-        assert got[-1][0] == (200 if places > 1 else 399)
+        assert got[-1][0] == (100 if places > 1 else 199)

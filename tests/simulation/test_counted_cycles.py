@@ -28,6 +28,8 @@ SPECS = [method().for_hardware() for method in METHODS.values()]
 KINDS = [(spec, pipeline) for spec in SPECS for pipeline in pipelines_of(spec)]
 COUNT = 8 * len(KINDS)
 """Number of random configurations, equally many for every method and pipeline."""
+QUICK = next(at for at, (spec, _) in enumerate(KINDS) if spec.method == "softermax")
+"""A small engine of a method whose unit refuses scores."""
 
 
 def configuration(number: int) -> tuple[Engine, Queries]:
@@ -69,12 +71,12 @@ def check(number: int) -> None:
     assert spans[1][0] - spans[0][1] == pace.load(queries.last), about
 
 
-@pytest.mark.parametrize("number", range(1))
+@pytest.mark.parametrize("number", [QUICK])
 def test_counted_cycles(number: int) -> None:
     check(number)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, COUNT))
+@pytest.mark.parametrize("number", [number for number in range(COUNT) if number != QUICK])
 def test_counted_cycles_of_many(number: int) -> None:
     check(number)

@@ -91,7 +91,7 @@ def _operation(value: str) -> str:
 
 
 def _free(name: str, taken: set[str], numbers: dict[str, int]) -> str:
-    """Return a name that is not taken, and add it to `taken`; `numbers` has the last number that each name was given."""
+    """Return a name that is not taken, and add it to `taken`; `numbers` has the last number of each name."""
     free = name
     while free in taken:
         numbers[name] = numbers.get(name, 1) + 1

@@ -26,6 +26,7 @@ class Pace:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._begins: dict[Queries, int] = {}  # of long prompts, each takes a second
 
     @cached_property
     def steps(self) -> int:
@@ -69,9 +70,12 @@ class Pace:
 
     def begins(self, queries: Queries) -> int:
         """Return the cycles from the start of the first query to when one could start after the last."""
-        rows = self.engine.sizes.rows
-        stalled = sum(self.refused(rows * count) * number for count, number in queries.by_beats(rows))
-        return queries.cycles(rows, self.steps, self.engine.query_interval) + stalled - self.refused(queries.last)
+        if queries not in self._begins:
+            rows = self.engine.sizes.rows
+            stalled = sum(self.refused(rows * count) * number for count, number in queries.by_beats(rows))
+            whole = queries.cycles(rows, self.steps, self.engine.query_interval) + stalled
+            self._begins[queries] = whole - self.refused(queries.last)
+        return self._begins[queries]
 
     def total(self, queries: Queries, jobs: int = 1) -> int:
         """Return the cycles of `jobs` consecutive jobs of these queries, from the first beat in to the last beat out.
