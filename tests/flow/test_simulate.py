@@ -228,22 +228,18 @@ def test_no_program_has_to_be_called_python(no_python: None, tmp_path: Path, mon
 def test_models_do_not_read_the_header_of_the_runtime_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "Free Software Foundation" not in tools.call(["c++", "--version"], tmp_path, "printing its version"):
         pytest.skip("only GCC precompiles it")
-    Verilated(Faulty(), fast=False)
-    cache, copy = cache_folder() / "verilated", tmp_path / "verilated"
-    copy.mkdir()
-    for runtime in cache.glob("runtime-*"):
-        (copy / runtime.name).symlink_to(runtime)
-    for compiled in cache.glob("header-*/runtime.h.gch"):
-        folder = copy / compiled.parent.name
-        folder.mkdir()
-        (folder / compiled.name).symlink_to(compiled)
-        (folder / "runtime.h").write_text("#error it was read\n")
+    cache, own = cache_folder() / "verilated", tmp_path / "verilated"
+    own.mkdir()
+    for runtime in cache.glob("runtime-*"):  # compiled already
+        (own / runtime.name).symlink_to(runtime)
     monkeypatch.setenv("SOFTMAXKIT_CACHE", str(tmp_path))
+    Verilated(Faulty(), fast=False)
+    (header,) = own.glob("header-*/runtime.h")
+    header.write_text("#error it was read\n")
     constants = Sigmoid().examples()[0]
-    for unit in (Faulty(), Sigmoid().unit(lanes=1, constants=constants)):  # with constants to load, and without
-        assert Verilated(unit, fast=False).program.is_file()
-    for compiled in copy.glob("header-*/runtime.h.gch"):
-        compiled.unlink()
+    for loaded in (None, constants):
+        assert Verilated(Sigmoid().unit(lanes=1, constants=loaded), fast=False).program.is_file()
+    header.with_name("runtime.h.gch").unlink()
     with pytest.raises(ToolError, match="it was read"):
         Verilated(Sigmoid().unit(lanes=2, constants=constants), fast=False)
 
