@@ -22,15 +22,20 @@ FAST = (
 )
 """The fast tests run one model of each kind."""
 
-SPECS: tuple[Any, ...] = ((Softermax(), "float"), (ConSmax(), "integer"), (Exaq(bits=3), "integer"))
-"""Methods, each in one mode; test_saving.py has all of each method."""
+EVERY_MODE = [(spec, mode) for spec in (Softermax(), ConSmax(), Exaq(bits=3)) for mode in ("float", "integer")]
+ONE_MODE = [EVERY_MODE[place] for place in (0, 3, 5)]
+"""Of each method."""
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+    ("name", "specs"),
+    [
+        *(pytest.param(name, ONE_MODE, id=name) for name in ARCHITECTURES if name in FAST),
+        *(pytest.param(name, EVERY_MODE, id=f"{name}-every mode", marks=pytest.mark.slow) for name in ARCHITECTURES),
+    ],
 )
 @torch.no_grad()
-def test_a_method_is_applied_saved_and_loaded(name: str, tmp_path: Path) -> None:
+def test_a_method_is_applied_saved_and_loaded(name: str, specs: list[tuple[Any, Any]], tmp_path: Path) -> None:
     model, inputs = make(name)
     before = model(**inputs)[0]
     softmaxkit.apply(model, softmaxkit.Exact())
@@ -38,7 +43,7 @@ def test_a_method_is_applied_saved_and_loaded(name: str, tmp_path: Path) -> None
     attended = inputs["attention_mask"].bool() if rows and "attention_mask" in inputs else ...
     difference = (model(**inputs)[0] - before)[attended].abs().max()
     assert difference <= 1e-4 * before.abs().max()
-    for spec, mode in SPECS:
+    for spec, mode in specs:
         softmaxkit.calibrate(softmaxkit.apply(model, spec), [inputs])
         softmaxkit.set_mode(model, mode)
         expected = model(**inputs)[0]

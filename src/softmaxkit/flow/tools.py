@@ -86,10 +86,15 @@ def _printed_version(path: str, flag: str, changed: float) -> str:
     return call([path, flag], Path("/"), "printing its version", timeout=None if compiles else 120)
 
 
-def _version(path: str, flag: str) -> tuple[int, ...]:
+def _printed(tool: str, path: str) -> str:
+    """Return what Yosys or Verilator prints of its version; raises ToolError if it fails."""
+    return _printed_version(path, "-V" if tool == "yosys" else "--version", Path(path).stat().st_mtime)
+
+
+def _version(tool: str, path: str) -> tuple[int, ...]:
     """Return the version that a program prints, as numbers; empty if it prints none."""
     try:
-        printed = _printed_version(path, flag, Path(path).stat().st_mtime)
+        printed = _printed(tool, path)
     except ToolError:
         return ()
     version = re.search(r"(?:Yosys|Verilator) (\d+)\.(\d+)", printed)
@@ -100,7 +105,7 @@ def _too_old(tool: str, path: str) -> tuple[int, ...]:
     """Return the version of a program that is too old; empty if it is recent enough or prints no version."""
     if tool not in OLDEST or Path(path).name.startswith("yowasp"):  # slow to start, and pip checks its version
         return ()
-    version = _version(path, "-V" if tool == "yosys" else "--version")
+    version = _version(tool, path)
     return version if version < OLDEST[tool] else ()
 
 
@@ -140,8 +145,7 @@ def yosys_version() -> str:
     Raises:
         ToolError: Yosys is missing or failed.
     """
-    path = need("yosys")
-    printed = _printed_version(path, "-V", Path(path).stat().st_mtime)
+    printed = _printed("yosys", need("yosys"))
     return printed.strip().rpartition("\n")[2]  # PyPI's says before it that it compiles itself
 
 
@@ -151,8 +155,7 @@ def verilator_version() -> str:
     Raises:
         ToolError: Verilator is missing or failed.
     """
-    path = need("verilator")
-    return _printed_version(path, "--version", Path(path).stat().st_mtime)
+    return _printed("verilator", need("verilator"))
 
 
 def call(command: Sequence[str | Path], folder: Path, doing: str, timeout: float | None = None) -> str:
