@@ -51,7 +51,8 @@ class Store:
 
     def cached(self, length: int) -> Cached:
         """Return the codes of the first `length` tokens, in the memory of the store."""
-        return replace(self.held, codes=self.held.codes[:, :, :length], steps=self.held.steps[..., :length])
+        held = self.held
+        return Cached(held.codes[:, :, :length], held.steps[..., :length], held.channels, held.centre, held.factor)
 
 
 class KeyStore(Store):

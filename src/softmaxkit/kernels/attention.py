@@ -21,6 +21,7 @@ WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
 """Maximum channels by kind of kernel: so that sums of 8-bit products fit 32 bits, or one GPU program holds a row."""
 CACHED_BITS = {"native": {0, *BITS}, "triton": {0, *BITS}, "flex": {0}}
 """Bits of the caches that each kind of kernel can read; 0 for floating-point keys and values."""
+NATIVE_SUPPORT, GPU_SUPPORT = Support(DTYPES, traceable=True), Support(GPU_DTYPES, differentiable=True)
 LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
 FEW = 12
@@ -89,27 +90,28 @@ class AttentionCall:
     def support(self, kind: str) -> Support | None:
         """Return what the kernels support: gradients on GPUs only, and FlexAttention only exponentials."""
         if kind == "native":
-            return Support(tuple(DTYPES), traceable=True)
-        return None if kind == "flex" and (self.exponentials or self.base) else Support(GPU_DTYPES, differentiable=True)
+            return NATIVE_SUPPORT
+        return None if kind == "flex" and (self.exponentials or self.base) else GPU_SUPPORT
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
         """Return the reasons, apart from device and dtype, why a kind of kernel does not support these tensors."""
         reasons = []
-        widest = WIDEST[kind]
+        widest, bits = WIDEST[kind], _bits(key)
         if (channels := max(query.shape[-1], 0 if kind == "native" else value.shape[-1])) > widest:
             reasons.append(f"it supports up to {widest} channels, not {channels}")
-        bits = {x.bits if isinstance(x, Cached) else 0 for x in (key, value)}
-        if len(bits) > 1:
+        if bits != _bits(value):
             reasons.append("keys and values must both be in caches of the same number of bits, or neither")
-        elif unread := bits - CACHED_BITS[kind]:
-            reasons.append(f"it does not support {max(unread)}-bit caches")
+        elif bits not in CACHED_BITS[kind]:
+            reasons.append(f"it does not support {bits}-bit caches")
         if kind == "flex" and min(query.shape[-1], value.shape[-1]) < LEAST_FLEX_CHANNELS:
             reasons.append(f"it needs {LEAST_FLEX_CHANNELS} channels or more")
         if not query.device == key.device == value.device:
             reasons.append("query, key and value are on different devices")
-        if any(isinstance(x, Tensor) and x.dtype != query.dtype for x in (key, value)):
-            reasons.append("query, key and value have different dtypes")
+        for x in (key, value):
+            if isinstance(x, Tensor) and x.dtype != query.dtype:
+                reasons.append("query, key and value have different dtypes")
+                break
         return reasons
 
     @property
@@ -139,6 +141,11 @@ def are_few(query: Tensor, keys: Tensor | Cached) -> bool:
     return query.shape[1] // keys.shape[1] * query.shape[2] <= FEW
 
 
+def _bits(tokens: Tensor | Cached) -> int:
+    """Return the bits of the codes of keys or values; 0 without codes."""
+    return tokens.bits if isinstance(tokens, Cached) else 0
+
+
 def has_softmax_kernel(query: Tensor, key: Tensor | Cached) -> bool:
     """Return whether a kernel of this package could run softmax attention of these queries.
 
@@ -148,7 +155,7 @@ def has_softmax_kernel(query: Tensor, key: Tensor | Cached) -> bool:
         return True
     if query.device.type != "cpu" or interprets() or torch.compiler.is_exporting() or is_traced():
         return False
-    return has_tiles() or are_few(query, key)
+    return are_few(query, key) or has_tiles()
 
 
 def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
@@ -227,7 +234,7 @@ def check_mask_device(name: str, mask: Tensor | None, device: torch.device) -> N
 
 def is_number(argument: object) -> bool:
     """Return whether an argument is a real number, which `torch.compile` may have replaced by a symbol."""
-    return isinstance(argument, (Real, torch.SymFloat, torch.SymInt))
+    return isinstance(argument, (float, int, Real, torch.SymFloat, torch.SymInt))  # an abstract class takes longest
 
 
 def check_whole_numbers(**given: object) -> None:

@@ -8,7 +8,7 @@ of reasons why it cannot run a call; the first whose list is empty runs it, and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -43,7 +43,7 @@ class Support(NamedTuple):
         traceable: whether a native kernel is a PyTorch operator, through which tensors without memory can go.
     """
 
-    dtypes: Sequence[torch.dtype]
+    dtypes: Collection[torch.dtype]
     differentiable: bool = False
     traceable: bool = False
 
@@ -126,7 +126,8 @@ def candidates(device: torch.device) -> tuple[str, ...]:
     """Return the back ends that may support tensors on a device, in order of preference."""
     if device.type == "cuda":
         return GPU
-    return (*(name for name in GPU if device.type == "cpu" and takes_cpu(name)), *NATIVE)
+    on_cpu = [name for name in GPU if takes_cpu(name)] if device.type == "cpu" else []
+    return (*on_cpu, *NATIVE)
 
 
 def kind_of(name: str) -> str:
@@ -136,17 +137,18 @@ def kind_of(name: str) -> str:
 
 def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[str], list[str]]) -> list[str]:
     """Return the reasons why a back end that is available cannot run a call."""
-    support = call.support(kind_of(name))
+    kind = kind_of(name)
+    support = call.support(kind)
     if support is None:
         return ["it has no such kernel"]
-    if reasons := more(kind_of(name)):
+    if reasons := more(kind):
         return reasons
     for tensor in tensors:
-        reasons += _device_reasons(name, tensor.device)
+        reasons += _device_reasons(name, tensor)
         if tensor.dtype not in support.dtypes:
             supported = " or ".join(str(dtype).removeprefix("torch.") for dtype in support.dtypes)
             reasons.append(f"it supports {supported}, not {str(tensor.dtype).removeprefix('torch.')}")
-        if name in NATIVE and not support.traceable:
+        if kind == "native" and not support.traceable:
             reasons += memory_reasons(tensor)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         if not support.differentiable:
@@ -155,7 +157,7 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
             reasons.append("on the CPU it has no gradient, and a tensor requires one")
     if transform := transform_at_work():
         reasons.append(f"its kernel does not support {transform}")
-    return list(dict.fromkeys(reasons))
+    return list(dict.fromkeys(reasons)) if reasons else reasons
 
 
 def memory_reasons(tensor: Tensor) -> list[str]:
@@ -169,11 +171,11 @@ def memory_reasons(tensor: Tensor) -> list[str]:
     return []
 
 
-def _device_reasons(name: str, device: torch.device) -> list[str]:
-    """Return the reasons why a back end does not run on a device."""
+def _device_reasons(name: str, tensor: Tensor) -> list[str]:
+    """Return the reasons why a back end does not run on a tensor's device."""
     if name in NATIVE:
-        return [] if device.type == "cpu" else [f"it runs on the CPU, but the tensors are on {device}"]
-    return [] if device.type == "cpu" and takes_cpu(name) else reasons_against(device)
+        return [] if tensor.is_cpu else [f"it runs on the CPU, but the tensors are on {tensor.device}"]
+    return [] if tensor.is_cpu and takes_cpu(name) else reasons_against(tensor.device)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -231,7 +233,9 @@ def is_in_graph() -> bool:
 
     Tensors have no values then that could decide anything.
     """
-    return torch.compiler.is_dynamo_compiling() or is_traced() or type(torch.empty(0)) is not Tensor
+    if torch.compiler.is_dynamo_compiling() or is_traced():
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 and type(torch.empty(0)) is not Tensor
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -101,8 +102,7 @@ def _encode_into_on_cpu(held: Cached, begin: int, tokens: Tensor) -> None:
     if (kernels := _kernels_for(tokens)) is None:
         _put(held, begin, encode(tokens, held.bits, held.centre, held.factor))
         return
-    codes, steps = held.codes[:, :, begin:], held.steps[..., begin:]
-    _require(_natively(kernels, tokens, held.bits, held.centre, held.factor, codes, steps))
+    _require(_natively(kernels, tokens, held.bits, held.centre, held.factor, held.codes, held.steps, begin))
 
 
 @untraced
@@ -110,7 +110,9 @@ def _encode_into_slots_on_cpu(pool: Cached, slots: Tensor, tokens: Tensor) -> No
     if (kernels := _kernels_for(tokens)) is None:
         _put_into_slots(pool, slots, encode(tokens, pool.bits, pool.centre, pool.factor))
     else:
-        _natively(kernels, tokens, pool.bits, pool.centre, pool.factor, pool.codes, pool.steps, slots.contiguous())
+        _natively(
+            kernels, tokens, pool.bits, pool.centre, pool.factor, pool.codes, pool.steps, slots=slots.contiguous()
+        )
 
 
 def _put(held: Cached, begin: int, new: Cached) -> None:
@@ -141,26 +143,37 @@ def _natively(
     factor: Tensor | None,
     codes: Tensor | None = None,
     steps: Tensor | None = None,
+    begin: int = 0,
     slots: Tensor | None = None,
 ) -> bool:
-    """Encode with a native kernel into codes and steps, if there are any; return False if a number is not finite."""
+    """Encode with a native kernel into codes and steps, if there are any; return False if a number is not finite.
+
+    They are those of token `begin` and later ones, or of slots.
+    """
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
     shape = (*tokens.shape[:2], 1, tokens.shape[3])
-    frame = [None if x is None else x.expand(shape).contiguous() for x in (centre, factor)]
+    centres, factors = (None if x is None else x.expand(shape).contiguous() for x in (centre, factor))
     is_finite: bool = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
-        list(tokens.shape),
+        tokens.shape,
         address(tokens),
-        list(tokens.stride()[:3]),
-        *(address(x) for x in frame),
-        address(codes),
-        [0] * 3 if codes is None else list(codes.stride()[:3]),
-        address(steps),
-        [0] * 3 if steps is None else list(steps.stride()[:3]),
+        tokens.stride()[:3],
+        address(centres),
+        address(factors),
+        *_from_token(begin, codes, 2),
+        *_from_token(begin, steps, 3),
         address(slots),
         1 if codes is None else codes.shape[2],
         torch.get_num_threads(),
     )
     return is_finite
+
+
+def _from_token(begin: int, held: Tensor | None, axis: int) -> tuple[int, Sequence[int]]:
+    """Return the address of a token in codes or steps, with tokens along an axis, and their first three strides."""
+    if held is None:
+        return 0, (0, 0, 0)
+    strides = held.stride()
+    return address(held) + begin * strides[axis] * held.element_size(), strides[:3]
 
 
 def _framed(tokens: Tensor, centre: Tensor | None, factor: Tensor | None) -> Tensor:

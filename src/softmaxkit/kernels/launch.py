@@ -101,19 +101,19 @@ def run(
     if scores.ndim < 1 or (is_causal and scores.ndim < 2):
         axes = "(..., queries, keys), as is_causal requires" if is_causal else "(..., keys)"
         raise ValueError(f"scores must be {axes}, got {tuple(scores.shape)}")
-    masked = None if mask is None else _axes(readable_mask(mask, scores.shape, scores.device))
+    masked = None if mask is None else _flattened(readable_mask(mask, scores.shape, scores.device))
     result = empty(scores.shape, scores.dtype) if out is None else out
     if out is not None:
         _check_out(out, scores)
     if scores.numel() == 0:
         return result
-    source = _axes(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
+    source = _flattened(scores if scores.stride(-1) == 1 or scores.shape[-1] == 1 else scores.contiguous())
     source = source if source.stride(-1) == 1 or source.shape[-1] == 1 else source.contiguous()
     layout = kernels.Layout(
-        list(source.shape[:-1]),
-        list(source.stride()[:-1]),
-        list(_axes(result).stride()[:-1]),
-        [0] * (AXES - 1) if masked is None else list(masked.stride()[:-1]),
+        _outer(source.shape, 1),
+        _outer(source.stride(), 0),
+        _outer(_flattened(result).stride(), 0),
+        [0] * (AXES - 1) if masked is None else _outer(masked.stride(), 0),
         source.shape[-1],
         0 if masked is None else masked.stride(-1),
         is_causal,
@@ -183,8 +183,11 @@ def _addresses(values: Tensor) -> tuple[int, int]:
     return begin, begin + (steps + 1) * values.element_size() if values.numel() else begin
 
 
-def _axes(values: Tensor) -> Tensor:
-    """Return values with exactly `AXES` axes; surplus leading axes are flattened, with a copy if strides require it."""
-    if values.ndim <= AXES:
-        return values.reshape((1,) * (AXES - values.ndim) + values.shape) if values.ndim < AXES else values
-    return values.flatten(0, values.ndim - AXES)
+def _flattened(values: Tensor) -> Tensor:
+    """Return values with at most `AXES` axes; surplus leading ones are flattened, with a copy if strides require it."""
+    return values if values.ndim <= AXES else values.flatten(0, values.ndim - AXES)
+
+
+def _outer(of_axes: Sequence[int], of_missing: int) -> list[int]:
+    """Return the sizes or strides of all axes but the last, with the same number for leading axes that are missing."""
+    return [of_missing] * (AXES - len(of_axes)) + list(of_axes[:-1])

@@ -143,7 +143,7 @@ class _Operands:
         kernels: Any,
     ) -> None:
         self.kernels = kernels
-        is_supported = query.device.type == "cpu" and query.dtype in DTYPES
+        is_supported = query.is_cpu and query.dtype in DTYPES
         if not is_supported or AttentionCall.reasons("native", query, key, value):
             raise TypeError(
                 "query, key and value must all be float32 or all bfloat16 on the CPU, with up to "
@@ -151,29 +151,30 @@ class _Operands:
                 f"{', '.join(_kind(x) for x in (query, key, value))}"
             )
         check_shapes(query, key, value)
-        cached = [x for x in (key, value) if isinstance(x, Cached)]
-        self.kind = f"codes{cached[0].bits}" if cached else DTYPES[query.dtype]
-        self.steps = [x.steps if x.steps.stride(-1) == 1 else x.steps.contiguous() for x in cached]
-        self.are_few = bool(cached) or are_few(query, key)
-        self.query = query.float() if self.are_few else query
-        self.shifts = cached[0].shifts(self.query) if cached else None
-        self.query = cached[0].times_factors(self.query) if cached else self.query
-        self.query, self.key, self.value = (
-            x if x.stride(-1) == 1 else x.contiguous()
-            for x in (self.query, *(x.codes if isinstance(x, Cached) else x for x in (key, value)))
-        )
-        self.table, self.pages = None, [0, 0]
-        if isinstance(key, Paged):
-            self.table = key.table.contiguous()
-            self.pages = [key.table.shape[1], key.codes.shape[2]]
-        batch, heads, queries, _ = query.shape
-        _, key_heads, keys, channels = key.shape
-        self.sizes = [batch, heads, key_heads, queries, keys, channels, value.shape[3]]
-        shape = (batch, heads, queries, keys)
-        self.mask = None if mask is None else readable_mask(mask, shape, query.device)
+        batch, heads, queries, channels = query.shape
+        _, key_heads, keys, value_channels = value.shape
+        self.sizes = [batch, heads, key_heads, queries, keys, channels, value_channels]
         self.dtype = query.dtype
+        self.mask = None if mask is None else readable_mask(mask, (batch, heads, queries, keys), query.device)
         self.is_causal = is_causal
         self.scale = attention_scale(query, scale)
+        self.steps: tuple[Tensor, Tensor] | None = None
+        self.shifts: Tensor | None = None
+        self.table, self.pages = None, [0, 0]
+        if isinstance(key, Cached) and isinstance(value, Cached):
+            self.kind, self.are_few = f"codes{key.bits}", True
+            if isinstance(key, Paged):
+                self.table, self.pages = key.table.contiguous(), [key.table.shape[1], key.codes.shape[2]]
+            self.steps = _adjacent(key.steps), _adjacent(value.steps)
+            query = query.float()
+            self.shifts = key.shifts(query)
+            query, key, value = key.times_factors(query), key.codes, value.codes
+        else:
+            self.kind, self.are_few = DTYPES[query.dtype], are_few(query, key)
+            query = query.float() if self.are_few else query
+        assert isinstance(key, Tensor)
+        assert isinstance(value, Tensor)
+        self.query, self.key, self.value = _adjacent(query), _adjacent(key), _adjacent(value)
 
     def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
         """Run the kernel for many queries; or only quantise the operands, which raises TooCoarseError if need be."""
@@ -219,17 +220,19 @@ class _Operands:
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel for a few queries."""
-        numbers = call.clip, list(call.exponentials), address(offsets), call.log_limit
+        numbers = call.clip, call.exponentials, address(offsets), call.log_limit
         normalisation = self.kernels.Normalisation(*numbers, math.log2(call.base) if call.base else 0.0)
         kernel = getattr(self.kernels, f"decode_{self.kind}")
         shifts = None if self.shifts is None else (self.shifts * self.scale).contiguous()
-        steps = [*(address(x) for x in self.steps), *(list(x.stride()[:3]) for x in self.steps)]
-        if self.steps:
-            steps += [address(self.table), self.pages, address(shifts)]
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
+        more: list[Any] = []
+        if self.steps is not None:
+            of_key, of_value = self.steps
+            more = [address(of_key), address(of_value), of_key.stride()[:3], of_value.stride()[:3]]
+            more += [address(self.table), self.pages, address(shifts)]
         return self._run(
             lambda shape, pointers, tail: kernel(
-                shape, normalisation, self.scale, *pointers, *steps, address(counts), *tail
+                shape, normalisation, self.scale, *pointers, *more, address(counts), *tail
             )
         )
 
@@ -240,15 +243,20 @@ class _Operands:
             return result.zero_().to(self.dtype)
         shape = self.kernels.AttentionShape(
             self.sizes,
-            *(list(x.stride()[:3]) for x in (query, key, value, result)),
-            [0] * 4 if mask is None else list(mask.stride()),
+            *(x.stride()[:3] for x in (query, key, value, result)),
+            (0, 0, 0, 0) if mask is None else mask.stride(),
             mask is not None,
             self.is_causal,
         )
-        pointers = [address(x) for x in (query, key, value)]
+        pointers = [address(query), address(key), address(value)]
         if not kernel(shape, pointers, [address(mask), address(result), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
-        return result.to(self.dtype)
+        return result if result.dtype == self.dtype else result.to(self.dtype)
+
+
+def _adjacent(x: Tensor) -> Tensor:
+    """Return a tensor whose last axis is adjacent in memory, as kernels read it."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _kind(operand: Tensor | Cached) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
+from softmaxkit.kernels.backends import transform_at_work
 
 Function = Callable[..., Any]
 
@@ -27,10 +30,31 @@ class Operator:
         torch.library.define(name, schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.impl(name, tuple(devices), function)
         self.overload: Any = getattr(torch.ops.softmaxkit, function.__name__).default
+        self._function = function
+        self._devices = frozenset(devices)
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Call the operator, or record the call while tracing."""
-        return self.overload(*arguments, **named)
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the operator, or record the call while tracing.
+
+        PyTorch's dispatcher takes longer than the kernel of a generated token, so a call in which it has nothing to do
+        but to find the function goes there directly.
+        """
+        return self._function(*arguments) if self._is_direct(arguments) else self.overload(*arguments)
+
+    def _is_direct(self, arguments: Sequence[Any]) -> bool:
+        """Return whether nothing traces, transforms, records or differentiates the call."""
+        if torch.compiler.is_dynamo_compiling() or transform_at_work() or torch._C._autograd._profiler_enabled():
+            return False
+        if torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack() or torch._C._is_tracing():
+            return False
+        is_recorded = torch.is_grad_enabled()
+        for x in arguments:
+            if isinstance(x, Tensor):
+                if type(x) is not Tensor and type(x) is not nn.Parameter:
+                    return False
+                if (is_recorded and x.requires_grad) or x.device.type not in self._devices:
+                    return False
+        return True
 
     def register_fake(self, function: Function) -> Function:
         """Register a function that returns empty tensors like the operator's results, for tracing."""

@@ -237,7 +237,7 @@ class RowCall(NamedTuple):
     def support(self, kind: str) -> Support | None:
         """Return what the row kernels support, see `backends.Call`."""
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
-            return Support(tuple(DTYPES), self.differentiable, traceable=True)
+            return Support(DTYPES, self.differentiable, traceable=True)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:
             return Support(GPU_DTYPES, self.differentiable)
         return None

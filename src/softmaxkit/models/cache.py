@@ -230,6 +230,8 @@ class QuantisedLayer(DynamicLayer):
 
 def _in_one_dtype(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return keys and values in the wider dtype of both."""
+    if keys.dtype == values.dtype:
+        return keys, values
     wide = torch.promote_types(keys.dtype, values.dtype)
     return keys.to(wide), values.to(wide)
 
