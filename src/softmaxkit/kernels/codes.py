@@ -92,14 +92,13 @@ class Cached:
         if self.factor is None:
             return query
         wide = query.float() if query.dtype == torch.float16 else query  # factors may well exceed its range
-        return wide * self.factor.repeat_interleave(query.shape[1] // self.factor.shape[1], dim=1).to(wide.dtype)
+        return (_by_key_head(wide, self.factor) * self.factor.to(wide.dtype)).view(query.shape)
 
     def shifts(self, query: Tensor) -> Tensor | None:
         """Return what the centre adds to every product of a query, float32, (batch, heads, queries); None for 0."""
         if self.centre is None:
             return None
-        centre = self.centre.repeat_interleave(query.shape[1] // self.centre.shape[1], dim=1)
-        return (query.float() * centre).sum(-1)
+        return (_by_key_head(query.float(), self.centre) * self.centre).sum(-1).view(query.shape[:3])
 
     def about_centre(self) -> Tensor:
         """Return codes times steps, float32, (batch, key heads, tokens, channels): without factors and centre."""
@@ -141,6 +140,13 @@ class Paged(Cached):
         codes = self.codes[self.table].transpose(1, 2).flatten(2, 3)[:, :, : self.tokens]
         steps = self.steps[self.table].permute(0, 2, 3, 1, 4).flatten(3, 4)[..., : self.tokens]
         return Cached(codes, steps, self.channels, self.centre, self.factor).decoded(dtype)
+
+
+def _by_key_head(query: Tensor, frame: Tensor) -> Tensor:
+    """Return queries, (batch, heads, queries, channels), as those of each key head, (batch, key heads, ..., channels)."""
+    batch, heads, queries, channels = query.shape
+    key_heads = frame.shape[1]
+    return query.reshape(batch, key_heads, heads // key_heads * queries, channels)
 
 
 def ordinary(tensor: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tens
         ValueError: on the CPU, a number is NaN or infinite in float32, or becomes so when the centre is subtracted. On
             other devices a check would have to synchronise: the step is NaN instead, as is attention to the token.
     """
-    return (_encode_on_cpu if tokens.device.type == "cpu" else _by_torch)(tokens, bits, centre, factor)
+    return (_encode_on_cpu if tokens.is_cpu else _by_torch)(tokens, bits, centre, factor)
 
 
 def encode_into(held: Cached, begin: int, tokens: Tensor) -> None:
@@ -37,7 +37,7 @@ def encode_into(held: Cached, begin: int, tokens: Tensor) -> None:
     Raises:
         ValueError: as `encode`; the codes from there on are then arbitrary.
     """
-    if tokens.device.type == "cpu":
+    if tokens.is_cpu:
         _encode_into_on_cpu(held, begin, tokens)
     else:
         _put(held, begin, _by_torch(tokens, held.bits, held.centre, held.factor))
@@ -51,7 +51,7 @@ def encode_into_slots(pool: Cached, slots: Tensor, tokens: Tensor) -> None:
         slots: int64, (tokens,), on the device of the pool; a slot is a page times the tokens per page, plus a place.
         tokens: as in `encode`, (1, key heads, tokens, channels); on the CPU, finite as `check_finite` requires.
     """
-    if tokens.device.type == "cpu":
+    if tokens.is_cpu:
         _encode_into_slots_on_cpu(pool, slots, tokens)
     else:
         _put_into_slots(pool, slots, _by_torch(tokens, pool.bits, pool.centre, pool.factor))
@@ -151,8 +151,9 @@ def _natively(
     They are those of token `begin` and later ones, or of slots.
     """
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
-    shape = (*tokens.shape[:2], 1, tokens.shape[3])
-    centres, factors = (None if x is None else x.expand(shape).contiguous() for x in (centre, factor))
+    centres, factors = (
+        None if x is None else x.expand(tokens.shape[0], -1, -1, -1).contiguous() for x in (centre, factor)
+    )
     is_finite: bool = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
         tokens.shape,
         address(tokens),

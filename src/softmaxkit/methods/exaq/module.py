@@ -52,6 +52,7 @@ class ExaqModule(SoftmaxModule):
         scale: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__(spec, heads, mode)
+        self._kept_call: tuple[Mapping[str, Any], AttentionCall] | None = None
         calibration = {"clip": clip, "scale": scale}
         self.set_calibration({key: value for key, value in calibration.items() if value is not None})
         if clip is not None:
@@ -102,6 +103,13 @@ class ExaqModule(SoftmaxModule):
         """Return attention with evenly spaced levels; None if each head has its own clip."""
         if self.per_head:
             return None
+        if torch.compiler.is_dynamo_compiling():
+            return self._attention_call()
+        if self._kept_call is None or self._kept_call[0] is not self._calibration:
+            self._kept_call = self._calibration, self._attention_call()
+        return self._kept_call[1]
+
+    def _attention_call(self) -> AttentionCall:
         clip = required_clip(self._calibration)
         return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
