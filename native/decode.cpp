@@ -5,6 +5,7 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
+#include "in_float32.hpp"
 #include "plain_tokens.hpp"
 #include "registry.hpp"
 
@@ -25,31 +26,34 @@ namespace softmaxkit {
 namespace {
 
 template <class Keys, class Values>
-bool run(const FewQueries& queries, const Normalisation& how, const Keys& keys, const Values& values, uintptr_t shifts,
-         uintptr_t lengths, uintptr_t mask, uintptr_t result, int threads) {
-    Decode<Keys, Values> decode(queries, how, keys, values, reinterpret_cast<const float*>(shifts),
-                                reinterpret_cast<const int64_t*>(lengths), reinterpret_cast<const uint8_t*>(mask),
-                                reinterpret_cast<float*>(result));
+bool run(const FewQueries& queries, const Normalisation& how, const Keys& keys, const Values& values,
+         const float* shifts, uintptr_t lengths, uintptr_t mask, float* result, int threads) {
+    Decode<Keys, Values> decode(queries, how, keys, values, shifts, reinterpret_cast<const int64_t*>(lengths),
+                                reinterpret_cast<const uint8_t*>(mask), result);
     return decode.run(threads);
 }
 
 template <class Element>
 bool decode(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
             uintptr_t lengths, uintptr_t mask, uintptr_t result, int threads) {
-    const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
-    const PlainKeys<Element> keys(queries, reinterpret_cast<const Element*>(key));
-    const PlainValues<Element> values(queries, reinterpret_cast<const Element*>(value));
-    return run(queries, how, keys, values, 0, lengths, mask, result, threads);
+    const auto work = [&](const Shape& wide, const float* rows, const float* shifts, float* results) {
+        const FewQueries queries{wide, rows, static_cast<float>(scale)};
+        const PlainKeys<Element> keys(queries, reinterpret_cast<const Element*>(key));
+        const PlainValues<Element> values(queries, reinterpret_cast<const Element*>(value));
+        return run(queries, how, keys, values, shifts, lengths, mask, results, threads);
+    };
+    return in_float32(shape, reinterpret_cast<const Element*>(query), reinterpret_cast<Element*>(result),
+                      static_cast<float>(scale), Frame{}, work);
 }
 
 // Takes the codes from Python: addresses, the strides of the steps and, for paged caches, the page table and `pages`,
-// its width and the tokens per page.
-template <int bits>
+// its width and the tokens per page; and the frame of the keys.
+template <int bits, class Element>
 bool decode_codes(const Shape& shape, const Normalisation& how, double scale, uintptr_t query, uintptr_t key,
                   uintptr_t value, uintptr_t key_steps, uintptr_t value_steps, std::array<int64_t, 3> of_key_steps,
                   std::array<int64_t, 3> of_value_steps, uintptr_t table, std::array<int64_t, 2> pages,
-                  uintptr_t shifts, uintptr_t lengths, uintptr_t mask, uintptr_t result, int threads) {
-    const FewQueries queries{shape, reinterpret_cast<const float*>(query), static_cast<float>(scale)};
+                  uintptr_t centre, uintptr_t factor, int64_t frame_stride, uintptr_t lengths, uintptr_t mask,
+                  uintptr_t result, int threads) {
     const auto codes_of = [&](uintptr_t codes, uintptr_t steps, const auto& strides, const auto& of_steps,
                               int64_t channels) {
         return Codes<bits>{reinterpret_cast<const typename Codes<bits>::Code*>(codes),
@@ -58,8 +62,14 @@ bool decode_codes(const Shape& shape, const Normalisation& how, double scale, ui
     };
     const auto keys = codes_of(key, key_steps, shape.key, of_key_steps, shape.channels);
     const auto values = codes_of(value, value_steps, shape.value, of_value_steps, shape.value_channels);
-    return run(queries, how, CodedKeys<bits>(queries, keys), CodedValues<bits>(queries, values), shifts, lengths, mask,
-               result, threads);
+    const auto work = [&](const Shape& wide, const float* rows, const float* shifts, float* results) {
+        const FewQueries queries{wide, rows, static_cast<float>(scale)};
+        return run(queries, how, CodedKeys<bits>(queries, keys), CodedValues<bits>(queries, values), shifts, lengths,
+                   mask, results, threads);
+    };
+    const Frame frame{reinterpret_cast<const float*>(centre), reinterpret_cast<const float*>(factor), frame_stride};
+    return in_float32(shape, reinterpret_cast<const Element*>(query), reinterpret_cast<Element*>(result),
+                      static_cast<float>(scale), frame, work);
 }
 
 const Registration registration([](nanobind::module_& m) {
@@ -71,8 +81,10 @@ const Registration registration([](nanobind::module_& m) {
         });
     m.def("decode_float32", &decode<float>, without_gil);
     m.def("decode_bfloat16", &decode<bfloat16>, without_gil);
-    m.def("decode_codes8", &decode_codes<8>, without_gil);
-    m.def("decode_codes4", &decode_codes<4>, without_gil);
+    m.def("decode_codes8_float32", &decode_codes<8, float>, without_gil);
+    m.def("decode_codes8_bfloat16", &decode_codes<8, bfloat16>, without_gil);
+    m.def("decode_codes4_float32", &decode_codes<4, float>, without_gil);
+    m.def("decode_codes4_bfloat16", &decode_codes<4, bfloat16>, without_gil);
 });
 
 }  // namespace

@@ -81,13 +81,14 @@ void write_codes(const float* values, int64_t channels, uint8_t* codes, bfloat16
     }
 }
 
-// Strides are in elements; centre and factor are (batch, heads, channels), contiguous. With `slots`, int64 of each token
-// of a single sequence, the codes are a pool of pages of `block` tokens. Returns false if a value is not finite; codes
-// are then invalid. Without steps, that is all it does.
+// Strides are in elements; centre and factor are (batch or 1, heads, channels), contiguous, and `frame_stride` is that of
+// their batch. With `slots`, int64 of each token of a single sequence, the codes are a pool of pages of `block` tokens.
+// Returns false if a value is not finite; codes are then invalid. Without steps, that is all it does.
 template <class T, int bits>
 bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::array<int64_t, 3>& strides,
-            uintptr_t centre, uintptr_t factor, uintptr_t codes, const std::array<int64_t, 3>& code_strides,
-            uintptr_t steps, const std::array<int64_t, 3>& step_strides, uintptr_t slots, int64_t block, int threads) {
+            uintptr_t centre, uintptr_t factor, int64_t frame_stride, uintptr_t codes,
+            const std::array<int64_t, 3>& code_strides, uintptr_t steps, const std::array<int64_t, 3>& step_strides,
+            uintptr_t slots, int64_t block, int threads) {
     const int64_t batch = sizes[0], heads = sizes[1], tokens = sizes[2], channels = sizes[3];
     auto* const to = reinterpret_cast<typename Codes<bits>::Code*>(codes);
     auto* const step = reinterpret_cast<typename Codes<bits>::Step*>(steps);
@@ -99,7 +100,8 @@ bool encode(const std::array<int64_t, 4>& sizes, uintptr_t from, const std::arra
             const int64_t row_head = row / tokens, index = row % tokens;
             const int64_t sequence = row_head / heads, head = row_head % heads;
             const auto of_head = [&](uintptr_t all) {
-                return all == 0 ? nullptr : reinterpret_cast<const float*>(all) + row_head * channels;
+                return all == 0 ? nullptr
+                                : reinterpret_cast<const float*>(all) + sequence * frame_stride + head * channels;
             };
             const T* source = token(reinterpret_cast<const T*>(from), strides, sequence, head, index);
             if (!framed(source, of_head(centre), of_head(factor), channels, values.data())) finite = false;

@@ -8,7 +8,6 @@
 
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "integer_matrix.hpp"
@@ -222,21 +221,6 @@ double score_error(const Tokens<T>& queries, int64_t stride, double scale, const
     }
     if (!finite) return std::numeric_limits<double>::quiet_NaN();
     return std::sqrt(sum / static_cast<double>((queries.count + stride - 1) / stride));
-}
-
-// The product of a query with the keys' mean, in float64.
-template <class T>
-double product(const T* query, const float* mean, int64_t channels) {
-    constexpr int64_t chains = 8;
-    std::array<double, chains> sums{};
-    int64_t channel = 0;
-    for (; channel + chains <= channels; channel += chains) {
-        for (int64_t chain = 0; chain < chains; ++chain) {
-            sums[chain] += double{to_float(query[channel + chain])} * double{mean[channel + chain]};
-        }
-    }
-    for (; channel < channels; ++channel) sums[0] += double{to_float(query[channel])} * double{mean[channel]};
-    return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 }  // namespace softmaxkit

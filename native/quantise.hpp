@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "access.hpp"
@@ -62,6 +64,21 @@ SOFTMAXKIT_INLINE Vector load_upto(const T* from, int64_t count) {
 
 inline float to_float(float value) { return value; }
 inline float to_float(bfloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
+
+// The product of a query with the mean of keys, in float64.
+template <class T>
+double product(const T* query, const float* mean, int64_t channels) {
+    constexpr int64_t chains = 8;
+    std::array<double, chains> sums{};
+    int64_t channel = 0;
+    for (; channel + chains <= channels; channel += chains) {
+        for (int64_t chain = 0; chain < chains; ++chain) {
+            sums[chain] += double{to_float(query[channel + chain])} * double{mean[channel + chain]};
+        }
+    }
+    for (; channel < channels; ++channel) sums[0] += double{to_float(query[channel])} * double{mean[channel]};
+    return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
 
 SOFTMAXKIT_INLINE Vector magnitude(const Vector& value) { return stdx::max(value, -value); }
 

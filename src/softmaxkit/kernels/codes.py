@@ -92,13 +92,13 @@ class Cached:
         if self.factor is None:
             return query
         wide = query.float() if query.dtype == torch.float16 else query  # factors may well exceed its range
-        return (_by_key_head(wide, self.factor) * self.factor.to(wide.dtype)).view(query.shape)
+        return (_by_key_head(wide, self.factor) * self.factor.to(wide.dtype)).reshape(query.shape)
 
     def shifts(self, query: Tensor) -> Tensor | None:
         """Return what the centre adds to every product of a query, float32, (batch, heads, queries); None for 0."""
         if self.centre is None:
             return None
-        return (_by_key_head(query.float(), self.centre) * self.centre).sum(-1).view(query.shape[:3])
+        return (_by_key_head(query.float(), self.centre) * self.centre).sum(-1).reshape(query.shape[:3])
 
     def about_centre(self) -> Tensor:
         """Return codes times steps, float32, (batch, key heads, tokens, channels): without factors and centre."""
@@ -143,10 +143,15 @@ class Paged(Cached):
 
 
 def _by_key_head(query: Tensor, frame: Tensor) -> Tensor:
-    """Return queries, (batch, heads, queries, channels), as those of each key head, (batch, key heads, ..., channels)."""
+    """Return queries, (batch, heads, queries, channels), by key head: (batch, key heads, ..., channels)."""
     batch, heads, queries, channels = query.shape
     key_heads = frame.shape[1]
     return query.reshape(batch, key_heads, heads // key_heads * queries, channels)
+
+
+def batch_stride(*frame: Tensor | None) -> int:
+    """Return the distance of the sequences' centres and factors in memory, contiguous ones; 0 if all share them."""
+    return max((x.stride(0) for x in frame if x is not None and x.shape[0] > 1), default=0)
 
 
 def ordinary(tensor: Tensor) -> Tensor:

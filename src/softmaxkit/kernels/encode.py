@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from softmaxkit.kernels.backends import is_traced, native
-from softmaxkit.kernels.codes import CHANNELS_OF_STEP, LEAST_STEP, Cached
+from softmaxkit.kernels.codes import CHANNELS_OF_STEP, LEAST_STEP, Cached, batch_stride
 from softmaxkit.kernels.launch import DTYPES, address, untraced
 
 
@@ -151,15 +151,14 @@ def _natively(
     They are those of token `begin` and later ones, or of slots.
     """
     tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
-    centres, factors = (
-        None if x is None else x.expand(tokens.shape[0], -1, -1, -1).contiguous() for x in (centre, factor)
-    )
+    centre, factor = (None if x is None else x.contiguous() for x in (centre, factor))
     is_finite: bool = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
         tokens.shape,
         address(tokens),
         tokens.stride()[:3],
-        address(centres),
-        address(factors),
+        address(centre),
+        address(factor),
+        batch_stride(centre, factor),
         *_from_token(begin, codes, 2),
         *_from_token(begin, steps, 3),
         address(slots),

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, attention_scale, check_shapes
 from softmaxkit.kernels.builds import VARIABLE
-from softmaxkit.kernels.codes import Cached, Paged
+from softmaxkit.kernels.codes import Cached, Paged, batch_stride
 from softmaxkit.kernels.launch import DTYPES, address, loaded, readable_mask, untraced
 
 SCORE_ERROR = 0.1
@@ -158,20 +158,12 @@ class _Operands:
         self.mask = None if mask is None else readable_mask(mask, (batch, heads, queries, keys), query.device)
         self.is_causal = is_causal
         self.scale = attention_scale(query, scale)
-        self.steps: tuple[Tensor, Tensor] | None = None
-        self.shifts: Tensor | None = None
-        self.table, self.pages = None, [0, 0]
+        self.codes: tuple[Cached, Cached] | None = None
         if isinstance(key, Cached) and isinstance(value, Cached):
-            self.kind, self.are_few = f"codes{key.bits}", True
-            if isinstance(key, Paged):
-                self.table, self.pages = key.table.contiguous(), [key.table.shape[1], key.codes.shape[2]]
-            self.steps = _adjacent(key.steps), _adjacent(value.steps)
-            query = query.float()
-            self.shifts = key.shifts(query)
-            query, key, value = key.times_factors(query), key.codes, value.codes
+            self.codes, self.are_few = (key, value), True
+            key, value = key.codes, value.codes
         else:
-            self.kind, self.are_few = DTYPES[query.dtype], are_few(query, key)
-            query = query.float() if self.are_few else query
+            self.are_few = are_few(query, key)
         assert isinstance(key, Tensor)
         assert isinstance(value, Tensor)
         self.query, self.key, self.value = _adjacent(query), _adjacent(key), _adjacent(value)
@@ -215,21 +207,25 @@ class _Operands:
                 f"softmax attention of more than {FEW} queries per key head has a native kernel for AMX only, which "
                 f"{VARIABLE}=amx selects"
             )
-        self.query = self.query.to(self.dtype)
         return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel for a few queries."""
         numbers = call.clip, call.exponentials, address(offsets), call.log_limit
         normalisation = self.kernels.Normalisation(*numbers, math.log2(call.base) if call.base else 0.0)
-        kernel = getattr(self.kernels, f"decode_{self.kind}")
-        shifts = None if self.shifts is None else (self.shifts * self.scale).contiguous()
+        kind, more = DTYPES[self.dtype], []
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
-        more: list[Any] = []
-        if self.steps is not None:
-            of_key, of_value = self.steps
+        if self.codes is not None:
+            keys, values = self.codes
+            of_key, of_value = _adjacent(keys.steps), _adjacent(values.steps)
+            table, pages = None, [0, 0]
+            if isinstance(keys, Paged):
+                table, pages = keys.table.contiguous(), [keys.table.shape[1], keys.codes.shape[2]]
+            frame = [None if x is None else x.contiguous() for x in (keys.centre, keys.factor)]
+            kind = f"codes{keys.bits}_{kind}"
             more = [address(of_key), address(of_value), of_key.stride()[:3], of_value.stride()[:3]]
-            more += [address(self.table), self.pages, address(shifts)]
+            more += [address(table), pages, *map(address, frame), batch_stride(*frame)]
+        kernel = getattr(self.kernels, f"decode_{kind}")
         return self._run(
             lambda shape, pointers, tail: kernel(
                 shape, normalisation, self.scale, *pointers, *more, address(counts), *tail
@@ -240,7 +236,7 @@ class _Operands:
         query, key, value, mask = self.query, self.key, self.value, self.mask
         result = query.new_empty((*query.shape[:-1], self.sizes[-1]))
         if result.numel() == 0 or self.sizes[4] == 0:
-            return result.zero_().to(self.dtype)
+            return result.zero_()
         shape = self.kernels.AttentionShape(
             self.sizes,
             *(x.stride()[:3] for x in (query, key, value, result)),
@@ -251,7 +247,7 @@ class _Operands:
         pointers = [address(query), address(key), address(value)]
         if not kernel(shape, pointers, [address(mask), address(result), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
-        return result if result.dtype == self.dtype else result.to(self.dtype)
+        return result
 
 
 def _adjacent(x: Tensor) -> Tensor:
