@@ -31,6 +31,34 @@ def test_levels_are_rounded_to_nearest_ties_to_even() -> None:
     assert levels.tolist() == np.round(np.clip(distance, -3, 0) + 3).tolist()
 
 
+def test_fused_attention_follows_the_clip() -> None:
+    module = Exaq(bits=2).module(clip=-4.0)
+
+    def clip() -> float:
+        call = module.attention_call()
+        assert call is not None
+        assert call is module.attention_call()
+        assert call.exponentials == tuple(module.spec.exponentials(call.clip))
+        return call.clip
+
+    assert clip() == -4.0
+    weights = module.state_dict()
+    module.set_calibration({"clip": -6.0})
+    assert clip() == -6.0
+    module.load_state_dict(weights)
+    assert clip() == -4.0
+
+    def interrupted() -> None:
+        with module.unchanged_on_error():
+            module.adopt({"clip": -5.0})
+            assert clip() == -5.0
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert clip() == -4.0
+
+
 def test_the_three_accumulators_are_equal() -> None:
     rng = np.random.default_rng(0)
     for bits in (2, 3, 4):

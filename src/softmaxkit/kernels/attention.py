@@ -22,6 +22,7 @@ WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
 CACHED_BITS = {"native": {0, *BITS}, "triton": {0, *BITS}, "flex": {0}}
 """Bits of the caches that each kind of kernel can read; 0 for floating-point keys and values."""
 NATIVE_SUPPORT, GPU_SUPPORT = Support(DTYPES, traceable=True), Support(GPU_DTYPES, differentiable=True)
+"""What the kernels support."""
 LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
 FEW = 12

@@ -103,7 +103,7 @@ class ExaqModule(SoftmaxModule):
         """Return attention with evenly spaced levels; None if each head has its own clip."""
         if self.per_head:
             return None
-        if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling():  # a graph would depend on what is kept
             return self._attention_call()
         if self._kept_call is None or self._kept_call[0] is not self._calibration:
             self._kept_call = self._calibration, self._attention_call()
