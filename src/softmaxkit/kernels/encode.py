@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from softmaxkit.kernels.backends import is_traced, native
 from softmaxkit.kernels.codes import CHANNELS_OF_STEP, LEAST_STEP, Cached, batch_stride
-from softmaxkit.kernels.launch import DTYPES, address, untraced
+from softmaxkit.kernels.launch import DTYPES, address, side_by_side, untraced
 
 
 def encode(tokens: Tensor, bits: int, centre: Tensor | None = None, factor: Tensor | None = None) -> Cached:
@@ -150,7 +150,7 @@ def _natively(
 
     They are those of token `begin` and later ones, or of slots.
     """
-    tokens = tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+    tokens = side_by_side(tokens)
     centre, factor = (None if x is None else x.contiguous() for x in (centre, factor))
     is_finite: bool = getattr(kernels, f"encode{bits}_{DTYPES[tokens.dtype]}")(
         tokens.shape,

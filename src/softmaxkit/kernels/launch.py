@@ -52,6 +52,11 @@ def address(tensor: Tensor | None) -> int:
     return pointer
 
 
+def side_by_side(tensor: Tensor) -> Tensor:
+    """Return the tensor with a last-axis stride of 1, copied if necessary."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 def in_huge_pages(fresh: Tensor) -> Tensor:
     """Request huge pages for a large CPU tensor that has not been written yet, and return it."""
     kernels = native()

@@ -31,7 +31,7 @@ from torch import Tensor
 from softmaxkit.kernels.attention import FEW, WIDEST, AttentionCall, are_few, attention_scale, check_shapes
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged, batch_stride
-from softmaxkit.kernels.launch import DTYPES, address, loaded, readable_mask, untraced
+from softmaxkit.kernels.launch import DTYPES, address, loaded, readable_mask, side_by_side, untraced
 
 SCORE_ERROR = 0.1
 """Largest accepted root mean square error of the scores in 8 bits, in nats, as expected for the worst head."""
@@ -166,7 +166,7 @@ class _Operands:
             self.are_few = are_few(query, key)
         assert isinstance(key, Tensor)
         assert isinstance(value, Tensor)
-        self.query, self.key, self.value = _adjacent(query), _adjacent(key), _adjacent(value)
+        self.query, self.key, self.value = side_by_side(query), side_by_side(key), side_by_side(value)
 
     def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
         """Run the kernel for many queries; or only quantise the operands, which raises TooCoarseError if need be."""
@@ -217,7 +217,7 @@ class _Operands:
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
         if self.codes is not None:
             keys, values = self.codes
-            of_key, of_value = _adjacent(keys.steps), _adjacent(values.steps)
+            of_key, of_value = side_by_side(keys.steps), side_by_side(values.steps)
             table, pages = None, [0, 0]
             if isinstance(keys, Paged):
                 table, pages = keys.table.contiguous(), [keys.table.shape[1], keys.codes.shape[2]]
@@ -248,11 +248,6 @@ class _Operands:
         if not kernel(shape, pointers, [address(mask), address(result), torch.get_num_threads()]):
             raise FloatingPointError("query, key or value contains NaN or infinity, or a result overflows")
         return result
-
-
-def _adjacent(x: Tensor) -> Tensor:
-    """Return a tensor whose last axis is adjacent in memory, as kernels read it."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _kind(operand: Tensor | Cached) -> str:

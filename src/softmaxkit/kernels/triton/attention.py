@@ -12,6 +12,7 @@ from torch import Tensor
 from softmaxkit.kernels.attention import AttentionCall, are_few, attention_scale, check_shapes
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.launch import side_by_side
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.attention_backward import keys_backward, queries_backward
 from softmaxkit.kernels.triton.attention_forward import attention_forward
@@ -25,7 +26,6 @@ from softmaxkit.kernels.triton.launch import (
     offsets_of,
     on_device_of,
     precision,
-    side_by_side,
     tiles_of,
     width,
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall, attention_scale, check_shapes
 from softmaxkit.kernels.codes import CHANNELS_OF_STEP, Cached, Paged
+from softmaxkit.kernels.launch import side_by_side
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.triton.decode_merge import decode_merge
 from softmaxkit.kernels.triton.decode_single import decode_single
@@ -22,7 +23,6 @@ from softmaxkit.kernels.triton.launch import (
     offsets_of,
     on_device_of,
     precision,
-    side_by_side,
     weigh_numbers,
     width,
 )
@@ -156,8 +156,8 @@ def decode(
     parts = query.new_empty((splits, batch, heads, queries, value_channels), dtype=torch.float32)
     totals, highests = (query.new_empty((splits, batch, heads, queries), dtype=torch.float32) for _ in range(2))
     offsets = _offsets(offset, shift, query, scale)
-    steps = [totals if x is None else x if x.stride(-1) == 1 else x.contiguous() for x in (key_steps, value_steps)]
-    table, counts = (totals if x is None else side_by_side(x) for x in (table, lengths))
+    optional = (key_steps, value_steps, table, lengths)
+    *steps, table, counts = (totals if x is None else side_by_side(x) for x in optional)
     tensors = (query, keys, values, *steps, table, counts, offsets, marks)
     numbers = (
         *(stride for x in (query, keys, values, *steps) for stride in x.stride()[:3]),

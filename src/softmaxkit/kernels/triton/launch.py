@@ -117,11 +117,6 @@ def on_device_of(tensor: Tensor) -> Iterator[None]:
         raise TypeError(f"Triton kernels require tensors on CUDA, got {tensor.device}")
 
 
-def side_by_side(tensor: Tensor) -> Tensor:
-    """Return the tensor with a last-axis stride of 1, copied if necessary."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
 def mask_bytes(mask: Tensor | None, shape: Sequence[int], like: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     """Return a boolean mask as bytes, and its strides expanded to a shape; for None, `like` and zeros.
 
