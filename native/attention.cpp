@@ -4,6 +4,7 @@
 #include <nanobind/stl/array.h>
 
 #include "attention.hpp"
+#include "attention_stripe.hpp"
 #include "registry.hpp"
 
 namespace softmaxkit {
@@ -11,19 +12,14 @@ namespace softmaxkit {
 namespace {
 
 template <class T>
-void bind_attention(nanobind::module_& m, const char* name) {
-    nanobind::class_<Attention<T>>(m, name)
-        .def(
-            "__init__",
-            [](Attention<T>* self, const Shape& shape, const Weights& weights, double scale, uintptr_t query,
-               uintptr_t key, uintptr_t value, uintptr_t mask, uintptr_t result, int threads) {
-                new (self) Attention<T>(shape, weights, scale, reinterpret_cast<const T*>(query),
-                                        reinterpret_cast<const T*>(key), reinterpret_cast<const T*>(value),
-                                        reinterpret_cast<const uint8_t*>(mask), reinterpret_cast<T*>(result), threads);
-            },
-            nanobind::call_guard<nanobind::gil_scoped_release>())
-        .def("precision", &Attention<T>::precision, nanobind::call_guard<nanobind::gil_scoped_release>())
-        .def("run", &Attention<T>::run, nanobind::call_guard<nanobind::gil_scoped_release>());
+void bind(nanobind::module_& m, const char* name) {
+    using Of = Attention<AttentionStripe<T>>;
+    bind_attention<AttentionStripe<T>>(
+        m, name,
+        [](Of* self, const Shape& shape, const Weights& weights, double scale, uintptr_t query, uintptr_t key,
+           uintptr_t value, uintptr_t mask, uintptr_t result, int threads) {
+            new (self) Of({arguments<T>(shape, scale, query, key, value, mask, result), weights}, threads);
+        });
 }
 
 const Registration registration([](nanobind::module_& m) {
@@ -44,8 +40,8 @@ const Registration registration([](nanobind::module_& m) {
         .def_ro("finite", &Precision::finite)
         .def_ro("scores", &Precision::scores)
         .def_ro("values", &Precision::values);
-    bind_attention<float>(m, "Attention_float32");
-    bind_attention<bfloat16>(m, "Attention_bfloat16");
+    bind<float>(m, "Attention_float32");
+    bind<bfloat16>(m, "Attention_bfloat16");
 });
 
 }  // namespace

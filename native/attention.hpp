@@ -1,45 +1,34 @@
-// Attention with 8-bit products: keys and values are quantised, the expected error of the products is estimated, and
-// the queries are processed one stripe at a time.
+// Attention, one stripe of queries at a time, with products of integers or of bfloat16: keys and values are packed, and
+// the expected error of the products is estimated.
 #pragma once
 
 #include <cmath>
 #include <numeric>
+#include <utility>
 #include <vector>
 
-#include "attention_stripe.hpp"
+#include <nanobind/nanobind.h>
+
+#include "attention_arguments.hpp"
 #include "pool.hpp"
 
 namespace softmaxkit {
 
-// The expected error of 8-bit products.
-struct Precision {
-    bool finite = true;  // whether all inputs are finite; if not, the errors are invalid
-    double scores = 0;   // root mean square error of the scores, of the worst head
-    double values = 0;   // root mean square error of the values relative to their size, of the worst head
-
-    // Takes the errors of the scores of all heads.
-    void add_scores(const std::vector<double>& errors) {
-        for (const double error : errors) {
-            finite = finite && std::isfinite(error);
-            scores = std::max(scores, error);
-        }
-    }
-};
-
-template <class T>
+// Attention of a kind of stripe. Its `Operands` are `Arguments` that `prepare` memory for the keys and values of all
+// key heads, `pack` those of one, say by `packed` what was found, and by `score_error` the expected error of the scores
+// of every `stride`-th query of a head, NaN if one is not finite.
+template <class Stripe>
 class Attention {
 public:
-    // Quantises keys and values to 8 bits.
-    Attention(const Shape& shape, const Weights& weights, double scale, const T* query, const T* key, const T* value,
-              const uint8_t* mask, T* result, int threads)
-        : of_{shape, weights, scale, query, key, value, mask, result}, threads_(threads) {
-        const int64_t heads = shape.batch * shape.key_heads;
-        for (int64_t head = 0; head < heads; ++head) {
-            of_.keys.emplace_back(of_.seen.count(), shape.channels);
-            of_.values.emplace_back(of_.seen.count(), shape.value_channels);
-        }
-        parallel_for(heads, 1, threads_, [this](int64_t first, int64_t last) {
-            for (int64_t head = first; head < last; ++head) pack(head);
+    using Operands = typename Stripe::Operands;
+
+    // Packs keys and values.
+    Attention(Operands&& of, int threads) : of_(std::move(of)), threads_(threads) {
+        of_.prepare();
+        parallel_for(of_.shape.batch * of_.shape.key_heads, 1, threads_, [this](int64_t first, int64_t last) {
+            for (int64_t head = first; head < last; ++head) {
+                of_.pack(head);
+            }
         });
     }
 
@@ -47,36 +36,30 @@ public:
 
     // What is expected before anything is multiplied, from every `stride`-th query of a head.
     Precision precision(int64_t stride) const {
-        Precision expected;
-        for (size_t head = 0; head < of_.keys.size(); ++head) {
-            expected.finite = expected.finite && of_.keys[head].finite && of_.values[head].finite;
-            expected.values = std::max(expected.values, of_.values[head].error);
-        }
+        Precision expected = of_.packed();
         if (!expected.finite) return expected;
         std::vector<double> errors(of_.shape.batch * of_.shape.heads);
         parallel_for(static_cast<int64_t>(errors.size()), 1, threads_, [&](int64_t first, int64_t last) {
             for (int64_t index = first; index < last; ++index) {
-                const int64_t batch = index / of_.shape.heads, head = index % of_.shape.heads;
-                const Tokens<T> queries{token(of_.query, of_.shape.query, batch, head, 0), of_.shape.query[2],
-                                        of_.shape.queries, of_.shape.channels, nullptr};
-                errors[index] = score_error(queries, stride, of_.scale, of_.keys[of_.key_head(batch, head)]);
+                errors[index] = of_.score_error(index / of_.shape.heads, index % of_.shape.heads, stride);
             }
         });
         expected.add_scores(errors);
         return expected;
     }
 
-    // Computes the results, which are invalid if a query is not finite. The error of the scores is that of all queries.
+    // Computes the results, which are invalid if something is not finite. The error of the scores is that of all
+    // queries.
     Precision run() {
         const Shape& shape = of_.shape;
-        const int64_t rows = stripe_rows(of_.seen.count()), heads = shape.batch * shape.heads;
+        const int64_t rows = Stripe::rows_for(shape.seen(shape.queries - 1)), heads = shape.batch * shape.heads;
         const int64_t stripes = (shape.queries + rows - 1) / rows;
         std::vector<double> noise(heads * stripes);
         parallel_for(heads * stripes, 1, threads_, [&](int64_t first, int64_t last) {
 #if defined(SOFTMAXKIT_TILES)
             const tiles::Session session;
 #endif
-            AttentionStripe<T> stripe(of_, rows);
+            Stripe stripe(of_, rows);
             for (int64_t index = first; index < last; ++index) {
                 const int64_t head = index / stripes, begin = index % stripes * rows;
                 const int64_t end = std::min(begin + rows, shape.queries);
@@ -94,29 +77,31 @@ public:
     }
 
 private:
-    static int64_t stripe_rows([[maybe_unused]] int64_t keys) {
-#if defined(SOFTMAXKIT_TILES)
-        return tile_pair;
-#else
-        // Several tiles, so that a loaded panel of keys is reused, as long as their scores fit the second-level cache.
-        constexpr int64_t cache_bytes = int64_t{1} << 18, most_tiles = 4;
-        return tile * std::clamp<int64_t>(cache_bytes / (2 * tile * std::max<int64_t>(keys, 1)), 1, most_tiles);
-#endif
-    }
-
-    void pack(int64_t index) {
-        const Shape& shape = of_.shape;
-        const int64_t batch = index / shape.key_heads, head = index % shape.key_heads, count = of_.seen.count();
-        const uint8_t* seen = of_.seen.of(batch, head);
-        pack_keys(Tokens<T>{token(of_.key, shape.key, batch, head, 0), shape.key[2], count, shape.channels, seen},
-                  of_.keys[index]);
-        pack_values(Tokens<T>{token(of_.value, shape.value, batch, head, 0), shape.value[2], count,
-                              shape.value_channels, seen},
-                    of_.values[index]);
-    }
-
-    AttentionOperands<T> of_;
+    Operands of_;
     const int threads_;
 };
+
+// Arguments from addresses.
+template <class T>
+Arguments<T> arguments(const Shape& shape, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
+                       uintptr_t mask, uintptr_t result) {
+    return {shape,
+            scale,
+            reinterpret_cast<const T*>(query),
+            reinterpret_cast<const T*>(key),
+            reinterpret_cast<const T*>(value),
+            reinterpret_cast<const uint8_t*>(mask),
+            reinterpret_cast<T*>(result)};
+}
+
+// Binds an attention under a name; `construct` has the signature of its constructor in Python.
+template <class Stripe>
+void bind_attention(nanobind::module_& m, const char* name, auto construct) {
+    const nanobind::call_guard<nanobind::gil_scoped_release> guard;
+    nanobind::class_<Attention<Stripe>>(m, name)
+        .def("__init__", construct, guard)
+        .def("precision", &Attention<Stripe>::precision, guard)
+        .def("run", &Attention<Stripe>::run, guard);
+}
 
 }  // namespace softmaxkit

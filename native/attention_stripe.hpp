@@ -5,28 +5,45 @@
 #include <limits>
 #include <type_traits>
 
+#include "attention_arguments.hpp"
 #include "attention_row.hpp"
 #include "packed_operands.hpp"
-#include "seen.hpp"
 #include "tile_matrix.hpp"
 
 namespace softmaxkit {
 
 // The arguments of a call, and its keys and values in 8 bits, one element for each key head of each sequence.
 template <class T>
-struct AttentionOperands {
-    const Shape shape;
-    const Weights weights;
-    const double scale;
-    const T *query, *key, *value;
-    const uint8_t* mask;
-    T* result;
-    const SeenKeys seen{shape, mask};
+struct AttentionOperands : Arguments<T> {
+    Weights weights;
+    SeenKeys seen{this->shape, this->mask};
     std::vector<PackedKeys> keys{};
     std::vector<PackedValues> values{};
 
-    int64_t key_head(int64_t batch, int64_t head) const {
-        return batch * shape.key_heads + head / (shape.heads / shape.key_heads);
+    void prepare() {
+        for (int64_t head = 0; head < this->shape.batch * this->shape.key_heads; ++head) {
+            keys.emplace_back(seen.count(), this->shape.channels);
+            values.emplace_back(seen.count(), this->shape.value_channels);
+        }
+    }
+
+    void pack(int64_t head) {
+        pack_keys(this->keys_of(head, &seen), keys[head]);
+        pack_values(this->values_of(head, &seen), values[head]);
+    }
+
+    Precision packed() const {
+        Precision expected;
+        for (size_t head = 0; head < keys.size(); ++head) {
+            expected.finite = expected.finite && keys[head].finite && values[head].finite;
+            expected.values = std::max(expected.values, values[head].error);
+        }
+        return expected;
+    }
+
+    double score_error(int64_t batch, int64_t head, int64_t stride) const {
+        return softmaxkit::score_error(this->queries_of(batch, head), stride, this->scale,
+                                       keys[this->key_head(batch, head)]);
     }
 };
 
@@ -34,7 +51,20 @@ struct AttentionOperands {
 template <class T>
 class AttentionStripe {
 public:
-    AttentionStripe(const AttentionOperands<T>& of, int64_t rows)
+    using Operands = AttentionOperands<T>;
+
+    // The queries of a stripe, given the number of keys.
+    static int64_t rows_for([[maybe_unused]] int64_t keys) {
+#if defined(SOFTMAXKIT_TILES)
+        return tile_pair;
+#else
+        // Several tiles, so that a loaded panel of keys is reused, as long as their scores fit the second-level cache.
+        constexpr int64_t cache_bytes = int64_t{1} << 18, most_tiles = 4;
+        return tile * std::clamp<int64_t>(cache_bytes / (2 * tile * std::max<int64_t>(keys, 1)), 1, most_tiles);
+#endif
+    }
+
+    AttentionStripe(const Operands& of, int64_t rows)
         : of_(of), padded_(rounded_up(of.seen.count(), panel)),
           columns_(rounded_up(of.shape.value_channels, lanes)), bytes_(per_lane * key_steps(of.shape.channels)),
           rows_(rows), whole_(rounded_up(of.shape.channels, width)), queries_(rows * bytes_), scores_(rows * padded_),
@@ -72,7 +102,7 @@ private:
         double noise = 0;
         for (int64_t index = first; index < last; ++index) {
             Row& row = rows_[index - first];
-            const T* from = token(of_.query, shape.query, batch, head, index);
+            const T* from = of_.query_at(batch, head, index);
             const PackedQuery query = pack_query(from, shape.channels, of_.scale, keys, whole_.data(),
                                                  queries_.data() + (index - first) * bytes_, finite);
             row.unit = std::ldexp(query.step, shift);
@@ -83,7 +113,7 @@ private:
                 row.zero = of_mean - double{query.step} * query.of_mean;
             }
             row.seen = shape.seen(index);
-            if (shape.masked) row.mask = token(of_.mask, shape.mask, batch, head, index);
+            row.mask = of_.mask_of(batch, head, index);
         }
         return finite ? noise : std::numeric_limits<double>::quiet_NaN();
     }
@@ -217,7 +247,7 @@ private:
             }
             factor = sum > 0 ? 1.0 / static_cast<double>(sum) : 0.0;
         }
-        T* to = token(of_.result, shape.result, batch, head, query);
+        T* to = of_.result_at(batch, head, query);
         const float* totals = totals_.data() + index * columns_;
         for (int64_t channel = 0; channel < shape.value_channels; channel += width) {
             const int64_t some = std::min(width, shape.value_channels - channel);
@@ -232,7 +262,7 @@ private:
 #else
     static constexpr int64_t at_once = tile;
 #endif
-    const AttentionOperands<T>& of_;
+    const Operands& of_;
     int64_t padded_, columns_, bytes_;
     int64_t count_ = 0;  // rows of this stripe
     int64_t open_ = 0;   // first panel with keys that some row does not attend to

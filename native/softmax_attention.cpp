@@ -1,28 +1,33 @@
-// Python bindings of softmax attention, in builds with AMX tiles only. They receive addresses and a shape, and write
-// the result to an address; the caller in Python checks the arguments.
-#include "softmax_attention.hpp"
-
+// Python bindings of softmax attention of many queries, by AMX tiles or products of 16-bit integers. They receive
+// addresses and a shape, and write the result to an address; the caller in Python checks the arguments.
 #include <nanobind/nanobind.h>
 
+#include "attention.hpp"
 #include "registry.hpp"
+#if defined(SOFTMAXKIT_TILES)
+#include "tile_stripe.hpp"
+#else
+#include "word_stripe.hpp"
+#endif
 
 namespace softmaxkit {
 
 namespace {
 
 template <class T>
-bool softmax_attention(const Shape& shape, double scale, uintptr_t query, uintptr_t key, uintptr_t value,
-                       uintptr_t mask, uintptr_t result, int threads) {
-    return SoftmaxAttention<T>(shape, scale, reinterpret_cast<const T*>(query), reinterpret_cast<const T*>(key),
-                               reinterpret_cast<const T*>(value), reinterpret_cast<const uint8_t*>(mask),
-                               reinterpret_cast<T*>(result), threads)
-        .run();
+void bind(nanobind::module_& m, const char* name) {
+    using Of = Attention<SoftmaxStripe<T>>;
+    bind_attention<SoftmaxStripe<T>>(
+        m, name,
+        [](Of* self, const Shape& shape, double scale, uintptr_t query, uintptr_t key, uintptr_t value, uintptr_t mask,
+           uintptr_t result, int threads) {
+            new (self) Of({arguments<T>(shape, scale, query, key, value, mask, result)}, threads);
+        });
 }
 
 const Registration registration([](nanobind::module_& m) {
-    const nanobind::call_guard<nanobind::gil_scoped_release> guard;
-    m.def("softmax_attention_float32", &softmax_attention<float>, guard);
-    m.def("softmax_attention_bfloat16", &softmax_attention<bfloat16>, guard);
+    bind<float>(m, "SoftmaxAttention_float32");
+    bind<bfloat16>(m, "SoftmaxAttention_bfloat16");
 });
 
 }  // namespace

@@ -84,7 +84,8 @@ def unexpanded_mask(mask: Array, shape: tuple[int, ...]) -> Array:
 
 def _check_shape(mask: Array, shape: tuple[int, ...]) -> None:
     ndim = len(mask.shape)
-    if ndim > len(shape) or any(size not in (1, shape[axis - ndim]) for axis, size in enumerate(mask.shape)):
+    # Dynamo decides `in` for symbolic sizes by identity.
+    if ndim > len(shape) or any(size != 1 and size != shape[axis - ndim] for axis, size in enumerate(mask.shape)):
         raise ValueError(f"a mask of shape {tuple(mask.shape)} does not broadcast to scores of shape {shape}")
 
 

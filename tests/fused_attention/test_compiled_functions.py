@@ -269,3 +269,16 @@ def test_softmax_over_shared_keys_compiles_for_any_shape() -> None:
 
     result = in_one_graph(attend, dynamic=True)(query, tokens)
     assert torch.allclose(result, attend(query, tokens), rtol=1e-6)
+
+
+def test_a_mask_of_fixed_size_for_queries_of_any_size() -> None:
+    """Dynamo decides by identity whether a size is among symbolic ones."""
+    spec, mask = Exaq(), torch.rand(1, 1, 30, 30) < 0.5
+
+    def attend(query: Tensor, mask: Tensor | None) -> Tensor:
+        return softmaxkit.attention(query, query, query, spec, mask, clip=-4.0)
+
+    compiled = in_one_graph(attend)
+    for size, given in ((20, None), (30, None), (30, mask)):  # the second size makes it symbolic
+        query = torch.randn(1, 4, size, 16)
+        assert torch.equal(compiled(query, given), attend(query, given))

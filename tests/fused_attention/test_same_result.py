@@ -143,10 +143,10 @@ def test_the_check_sees_what_goes_wrong(fault: str, monkeypatch: pytest.MonkeyPa
         inner = over_codes.fused
         monkeypatch.setattr(over_codes, "fused", lambda *given, lengths: inner(*given, lengths=lengths and lengths - 9))
     else:  # queries for many lose their last bits
-        inner_attend = fused._Operands._attend_in_8_bits
+        inner_attend = fused._Operands._multiply
         monkeypatch.setattr(
             fused._Operands,
-            "_attend_in_8_bits",
+            "_multiply",
             lambda self, *rest: self.query.copy_(self.query.round()) is not None and inner_attend(self, *rest),
         )
     with pytest.raises(AssertionError):

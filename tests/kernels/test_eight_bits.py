@@ -99,7 +99,7 @@ def test_outliers_run_in_float32_or_stay_within_the_error(kind: str, build: str)
 
 @pytest.mark.skipif(backends.native() is None, reason="the native kernels are not built")
 def test_outliers_in_8_bits_exceed_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "too_coarse", lambda scores, values: "")
+    monkeypatch.setattr(fused, "too_coarse", lambda *_: "")
     for kind, (spec, parameters, expected) in product(("channel", "key", "value"), METHODS):
         operands = outlier(kind, inputs(40, 300))
         assert error(softmaxkit.attention(*operands, spec, **parameters), truth(spec, parameters, operands)) > expected
@@ -160,12 +160,12 @@ def test_the_expected_error_of_scores_is_the_one_that_8_bits_make(
         pytest.skip("torch needs no 8 bits")
     expected = []
     decide = fused.too_coarse
-    monkeypatch.setattr(fused, "too_coarse", lambda scores, values: expected.append(scores) or decide(scores, values))
+    monkeypatch.setattr(fused, "too_coarse", lambda *of: expected.append(of[0]) or decide(*of))
     operands = operands_of(kind)
     choice = softmaxkit.explain(METHODS[0][0], *operands, **METHODS[0][1])
     made = error_made(kind)
     assert expected == [pytest.approx(made, rel=0.05)]
-    assert choice.native == (made <= fused.SCORE_ERROR)
+    assert choice.native == (made <= fused.EIGHT_BITS.scores)
     assert choice.native == (kind not in ("heavy tails", "large queries", "large queries but each tenth"))
     softmaxkit.attention(*operands, METHODS[0][0], **METHODS[0][1])  # knows it once it has run, if not before
     assert expected[-1] == pytest.approx(made, rel=0.05)
@@ -182,7 +182,7 @@ def test_the_expected_error_of_values_is_the_one_that_8_bits_make(
     value[:, :, 5] *= times
     expected = []
     decide = fused.too_coarse
-    monkeypatch.setattr(fused, "too_coarse", lambda scores, values: expected.append(values) or decide(scores, values))
+    monkeypatch.setattr(fused, "too_coarse", lambda *of: expected.append(of[1]) or decide(*of))
     choice = softmaxkit.explain(METHODS[0][0], query, key, value, **METHODS[0][1])
     largest = value.double().abs().amax(2, keepdim=True)
     step = largest / 127
@@ -190,7 +190,7 @@ def test_the_expected_error_of_values_is_the_one_that_8_bits_make(
     sizes = (value.double().abs().sum(2, keepdim=True) - largest) / 299
     made = (rounding / sizes.square().mean((2, 3)).sqrt()).max().item()
     assert expected == [pytest.approx(made, rel=0.05)]
-    assert choice.native == (made <= fused.VALUE_ERROR) == is_native
+    assert choice.native == (made <= fused.EIGHT_BITS.values) == is_native
 
 
 @pytest.mark.parametrize("padding", ["none", "left", "right"])

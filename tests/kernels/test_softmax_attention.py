@@ -1,4 +1,7 @@
-"""Softmax attention by AMX tiles, the processor's and those emulated in C++: close to torch's own in bfloat16."""
+"""Softmax attention of many queries: as close as torch's own in bfloat16.
+
+By AMX tiles, the processor's and those emulated in C++, and by products of 16-bit integers.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
-from softmaxkit import Exact, Softermax
-from softmaxkit.kernels import attention, backends, launch
+from conftest import tiny_model
+from softmaxkit import Exact, Softermax, Spec
+from softmaxkit.kernels import attention, backends, builds, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.models import fused_layers
 
 BY_E = AttentionCall.by_softmax(math.e)
 ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
@@ -24,12 +29,20 @@ ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
 uniform on a logarithmic scale, for which the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
 
 
-@pytest.fixture(params=BUILDS, autouse=True)
-def tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the kernels with AMX tiles, and with tiles emulated in C++."""
+WORDS = [name for name in builds.NATIVE if name not in ("amx", "neon", "plain")]
+"""The builds that multiply 16-bit integers."""
+
+
+@pytest.fixture(params=[*BUILDS, *WORDS], autouse=True)
+def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run the kernels of every build."""
     kernels = kernels_of(request.param)
     monkeypatch.setattr(launch, "native", lambda: kernels)
-    monkeypatch.setattr(attention, "has_tiles", lambda: True)
+    products = "16-bit integers" if request.param in WORDS else "bfloat16"
+    monkeypatch.setattr(attention, "softmax_products", lambda: products)
+    for least in (attention.LEAST_QUERIES, attention.LEAST_MULTIPLIED):
+        for dtype in least:
+            monkeypatch.setitem(least, dtype, 0)
     yield request.param
     backends.reset()
 
@@ -154,29 +167,72 @@ def test_nan_infinity_and_overflow_propagate_as_in_torch(place: int, wrong: floa
     assert torch.allclose(result, theirs, rtol=2**-6, atol=2**-6, equal_nan=True)
 
 
-def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    operands = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
+def test_when_it_is_chosen(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operands = [x.bfloat16() for x in inputs(60, 70, 64, 64)]
     assert torch.equal(softmaxkit.attention(*operands, Exact()), fused.attend(*operands, BY_E))
     by_two = fused.attend(*operands, AttentionCall.by_softmax(2.0))
     assert torch.equal(softmaxkit.attention(*operands, Softermax()), by_two)
     assert softmaxkit.explain(Exact(), *operands).native
     wide = [x.float() for x in operands]
-    assert "set_float32_matmul_precision('medium')" in str(softmaxkit.explain(Exact(), *wide))
-    assert torch.equal(softmaxkit.attention(*wide, Exact()), scaled_dot_product_attention(*wide))
-    with monkeypatch.context() as medium:
-        medium.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-        assert torch.equal(softmaxkit.attention(*wide, Exact()), fused.attend(*wide, BY_E))
-    bias = torch.randn(40, 70).bfloat16()
+    precisions = ["highest", "high", "medium"]
+    permitting = precisions[1:] if build in WORDS else precisions[2:]
+    assert f"set_float32_matmul_precision('{permitting[0]}')" in str(softmaxkit.explain(Exact(), *wide))
+    for precision in precisions:
+        with monkeypatch.context() as set_precision:
+            set_precision.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
+            expected = fused.attend(*wide, BY_E) if precision in permitting else scaled_dot_product_attention(*wide)
+            assert torch.equal(softmaxkit.attention(*wide, Exact()), expected)
+    bias = torch.randn(60, 70).bfloat16()
     assert torch.equal(softmaxkit.attention(*operands, Exact(), bias), scaled_dot_product_attention(*operands, bias))
     learned = operands[0].clone().requires_grad_()
     assert softmaxkit.attention(learned, *operands[1:], Exact()).requires_grad
-    monkeypatch.setattr(attention, "has_tiles", lambda: False)
+    monkeypatch.setattr(attention, "softmax_products", lambda: "")
     assert torch.equal(softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands))
 
 
-def test_other_builds_have_no_softmax_attention_of_many_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "native", lambda: import_module("softmaxkit.kernels._avx512"))
-    with pytest.raises(RuntimeError, match=r"more than 12 queries per key head .* SOFTMAXKIT_KERNELS=amx selects"):
+def test_a_small_problem_runs_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    operands = [x.bfloat16() for x in inputs(48, 60, 64, 64)]  # of two sequences with two heads
+    multiplied = 2 * 2 * 48 * 60 * 64
+    for least, of, reason in (
+        (attention.LEAST_QUERIES, 48, "for fewer than 49 queries per key head"),
+        (attention.LEAST_MULTIPLIED, multiplied, f"for fewer than {multiplied + 1:,} products"),
+    ):
+        monkeypatch.setitem(least, torch.bfloat16, of)
+        assert softmaxkit.explain(Exact(), *operands).native
+        monkeypatch.setitem(least, torch.bfloat16, of + 1)
+        assert reason in str(softmaxkit.explain(Exact(), *operands))
+        assert torch.equal(softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands))
+        monkeypatch.setitem(least, torch.bfloat16, 0)
+
+
+def test_it_compiles_to_one_graph() -> None:
+    spec = Exact()
+
+    def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return softmaxkit.attention(query, key, value, spec)
+
+    operands = [x.bfloat16() for x in inputs(60, 70, 64, 64)]
+    torch.compiler.reset()
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(*operands), fused.attend(*operands, BY_E))
+    wide = [x.float() for x in operands]  # asks for torch's precision of float32 products
+    assert torch.equal(compiled(*wide), scaled_dot_product_attention(*wide))
+
+
+@pytest.mark.parametrize("spec", [Exact(), Softermax()], ids=["exact", "softermax"])
+@torch.no_grad()
+def test_layers_of_a_model_in_bfloat16(spec: Spec) -> None:
+    model = softmaxkit.apply(tiny_model("llama"), spec, mode="fused").bfloat16()
+    tokens = torch.randint(0, 100, (2, 24), generator=torch.Generator().manual_seed(0))
+    assert all(choice.native for choice in fused_layers(model, tokens).values())
+    result = model(tokens).logits
+    softmaxkit.set_mode(model, "float")
+    assert rms(result - model(tokens).logits) <= 0.01 * rms(result)
+
+
+def test_the_plain_build_has_no_softmax_attention_of_many_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "native", lambda: import_module("softmaxkit.kernels._plain"))
+    with pytest.raises(RuntimeError, match=r"more than 12 queries per key head has native kernels for AVX2"):
         fused.attend(*inputs(40, 70, 64, 64), BY_E)
 
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import softmaxkit
 from softmaxkit import Exact, Exaq
-from softmaxkit.kernels import backends, builds, trial
+from softmaxkit.kernels import attention, backends, builds, trial
 
 SLOWER, FASTER = 3.0, 1.0
 
@@ -77,14 +77,15 @@ def test_what_is_wrong_is_not_taken(wrong: str, tiles: Any, monkeypatch: pytest.
     def with_another_scale(shape: Any, weights: Any, scale: float, *rest: Any) -> Any:
         return tiles.Attention_float32(shape, weights, scale * 1.01, *rest)
 
-    def softmax_with_another_scale(shape: Any, scale: float, *rest: Any) -> bool:
-        return wrong == "results" and bool(tiles.softmax_attention_bfloat16(shape, scale * 1.1, *rest))
+    def softmax_with_another_scale(shape: Any, scale: float, *rest: Any) -> Any:
+        return tiles.SoftmaxAttention_bfloat16(shape, scale * 1.1, *rest)
 
     def that_fails(*arguments: Any) -> Any:
         raise FloatingPointError("overflow")
 
     first = with_another_scale if wrong == "results" else that_fails
-    broken: Any = Build(tiles, Attention_float32=first, softmax_attention_bfloat16=softmax_with_another_scale)
+    second = softmax_with_another_scale if wrong == "results" else that_fails
+    broken: Any = Build(tiles, Attention_float32=first, SoftmaxAttention_bfloat16=second)
     expected = "results were wrong" if wrong == "results" else "failed"
     assert expected in trial.objection_to_tiles(broken, vectors())
     assert expected in trial.objection_to_softmax(broken)
@@ -123,24 +124,33 @@ def choices(query: torch.Tensor) -> tuple[backends.Choice, backends.Choice]:
     return softmaxkit.explain(Exaq(), query, query, query, clip=-4.0), softmaxkit.explain(Exact(), query, query, query)
 
 
-@pytest.mark.skipif("amx" not in builds.NATIVE, reason="this processor's architecture has no AMX")
+@pytest.mark.skipif("avx512" not in builds.supported(), reason="this processor does not have AVX-512")
 def test_the_trials_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here without a run: a processor with AMX is pretended."""
-    plain, query = import_module("softmaxkit.kernels._plain"), inputs(20, 20, 16, 16)[0].bfloat16()
+    plain, query = import_module("softmaxkit.kernels._plain"), inputs(60, 60, 16, 16)[0].bfloat16()
+    monkeypatch.setattr(attention, "LEAST_MULTIPLIED", {})
     monkeypatch.setattr(plain, "supported", lambda: ["plain", "avx2", "avx512", "amx"])
     monkeypatch.setattr(builds, "find_spec", lambda name: name)
     for module in (builds, backends):
-        monkeypatch.setattr(module, "import_module", lambda name: plain)
-    for tiles, softmax in (("", ""), ("", "slow"), ("wrong", "")):
+        monkeypatch.setattr(module, "import_module", lambda name: plain if "plain" in name else vectors())
+    for tiles, softmax in (("", ""), ("", "slow"), ("wrong", ""), ("wrong", "slow")):
         monkeypatch.setattr(trial, "objection_to_tiles", lambda *_, tiles=tiles: tiles)
         monkeypatch.setattr(trial, "objection_to_softmax", lambda *_, softmax=softmax: softmax)
         levels, exact = choices(query)
-        assert levels.backend == ("avx512" if tiles else "amx")
+        build = "avx512" if tiles else "amx"
+        assert levels.backend == build
         assert levels.refusals.get("amx", []) == ([tiles] if tiles else [])
-        assert exact.backend == ("torch" if tiles or softmax else "amx")
+        assert exact.backend == ("torch" if softmax else build)
         monkeypatch.setenv(builds.VARIABLE, "amx")
         assert [choice.backend for choice in choices(query)] == ["amx", "amx"]
         assert "selects another" in backends.unavailable("avx512")
         monkeypatch.setenv(builds.VARIABLE, "avx512")
-        assert choices(query)[0].backend == "avx512"
+        assert [choice.backend for choice in choices(query)] == ["avx512", "avx512"]
         monkeypatch.delenv(builds.VARIABLE)
+
+
+def test_without_amx_there_is_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "supported", lambda: ["avx512", "plain"])
+    monkeypatch.setattr(trial, "objection_to_softmax", lambda *_: "slow")
+    backends.reset()
+    assert builds.objection_to_softmax("avx512") == ""

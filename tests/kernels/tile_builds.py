@@ -19,9 +19,10 @@ def kernels_of(build: str) -> ModuleType:
     """Return the kernels of a build; skip the test if they are not built or do not run here."""
     if "amx" not in builds.NATIVE:
         pytest.skip("this processor's architecture has no AMX")
-    if build == "amx" and "amx" not in builds.supported():
-        pytest.skip(builds.why_not("amx"))
-    if "avx512" not in builds.supported() or find_spec(f"softmaxkit.kernels._{build}") is None:
+    if build in builds.NATIVE:
+        if build not in builds.supported():
+            pytest.skip(builds.why_not(build))
+    elif "avx512" not in builds.supported() or find_spec(f"softmaxkit.kernels._{build}") is None:
         pytest.skip("tiles in C++ are only built by an editable install, and run only with AVX-512")
     return import_module(f"softmaxkit.kernels._{build}")
 

@@ -12,15 +12,15 @@ import torch
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
-from softmaxkit.kernels.backends import backend_name, has_tiles
+from softmaxkit.kernels.backends import backend_name, softmax_products
 from softmaxkit.models import fused_layers
 
 TOKENS = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(0))
 MANY = TOKENS.repeat(1, 2)
 FIRST = "transformer.h.0.attn"
 NATIVE = backend_name() != "torch"
-BY_TORCH = "it multiplies float32 in bfloat16" if has_tiles() else "torch's scaled_dot_product_attention is this method"
-"""Why no kernel runs softmax of many queries in float32: with AMX there would be one, for bfloat16."""
+BY_TORCH = "it multiplies float32 in" if softmax_products() else "torch's scaled_dot_product_attention is this method"
+"""Why no kernel runs softmax of many queries in float32: if there is one, it is less precise."""
 
 
 def reasons(choice: Any) -> str:

@@ -36,7 +36,8 @@ def shared_keys() -> PreTrainedModel:
 @pytest.mark.parametrize("kept", [1, 2, 5])
 @torch.no_grad()
 def test_layers_that_drop_the_first_queries_stay_causal(spec: Any, mode: str, kept: int) -> None:
-    model = softmaxkit.apply(shared_keys(), spec)
+    """In float64: products of fewer queries are rounded differently, which moves float32 scores to other integers."""
+    model = softmaxkit.apply(shared_keys().double(), spec)
     softmaxkit.calibrate(model, [TOKENS])
     softmaxkit.set_mode(model, mode)
     expected = model(TOKENS, use_cache=False, output_hidden_states=True).logits[:, -kept:]

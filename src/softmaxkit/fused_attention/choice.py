@@ -10,7 +10,7 @@ from torch import Tensor
 from softmaxkit.kernels.attention import AttentionCall, has_softmax_kernel, reasons_against_softmax
 from softmaxkit.kernels.backends import Choice, is_in_graph, memory_reasons, only_torch, pick, runs_on_gpu
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.kernels.native_attention import reason_against_8_bits
+from softmaxkit.kernels.native_attention import reason_against_integers
 from softmaxkit.methods.base.module import SoftmaxModule
 
 IS_TORCHS_OWN = "torch's scaled_dot_product_attention is this method in float"
@@ -100,10 +100,10 @@ def choice_for_values(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Choice:
-    """Return the choice, or torch if these tensors are too coarse in 8 bits; arguments as in `call.fused`."""
-    if call is None or call.base or not choice.native:
+    """Return the choice, or torch if these tensors are too coarse in integers; arguments as in `call.fused`."""
+    if call is None or not choice.native:
         return choice
     if any(memory_reasons(x) for x in (query, key, value) if isinstance(x, Tensor)):
         return choice
-    reason = reason_against_8_bits(query, key, value, call, mask, is_causal, scale)
+    reason = reason_against_integers(query, key, value, call, mask, is_causal, scale)
     return only_torch(query.device, reason) if reason else choice

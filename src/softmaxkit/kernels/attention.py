@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import Support, has_tiles, interprets, is_traced
+from softmaxkit.kernels.backends import Support, interprets, is_traced, softmax_products
 from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES
 from softmaxkit.kernels.rows import check_levels, check_offset
@@ -32,6 +32,14 @@ LEAST_READ = {torch.bfloat16: 1 << 19, torch.float32: 1 << 21}
 runs by a kernel: torch's own takes less time to call, but more for keys beyond the caches and for bfloat16."""
 FEW_IN_BFLOAT16 = 3
 """Maximum queries per head for which it does so in bfloat16: more make a matrix, which torch multiplies as fast."""
+
+PERMITTING = {"bfloat16": ("medium",), "16-bit integers": ("high", "medium")}
+"""The precisions of torch's float32 products that permit such numbers; "high" permits TensorFloat32, whose errors are
+as large as those of 16-bit integers."""
+LEAST_QUERIES = {torch.bfloat16: 48, torch.float32: 128}
+LEAST_MULTIPLIED = {torch.bfloat16: 1 << 23, torch.float32: 1 << 26}
+"""Minimum queries per key head, and products of queries and keys in all, for which softmax attention of many queries
+runs by a kernel: before that, packing the operands takes longer than multiplying them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +91,7 @@ class AttentionCall:
 
     @classmethod
     def by_softmax(cls, base: float) -> Self:
-        """Use softmax to a base: for a few queries, on GPUs over a cache of codes only, and by AMX for many queries."""
+        """Use softmax to a base: on the CPU, and on GPUs for a few queries over a cache of codes."""
         return cls(base=base)
 
     kernel: ClassVar[str] = "attention"
@@ -156,7 +164,7 @@ def has_softmax_kernel(query: Tensor, key: Tensor | Cached) -> bool:
         return True
     if query.device.type != "cpu" or interprets() or torch.compiler.is_exporting() or is_traced():
         return False
-    return are_few(query, key) or has_tiles()
+    return are_few(query, key) or bool(softmax_products())
 
 
 def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
@@ -170,11 +178,21 @@ def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
         if batch * heads * keys * channels < least:
             return [f"torch's own attention is faster until it reads {least:,} numbers of keys, again for every head"]
         return []
-    if query.dtype == torch.float32 and float32_precision() != "medium":
-        return ["it multiplies float32 in bfloat16, which torch.set_float32_matmul_precision('medium') would permit"]
+    products = softmax_products()
+    if query.dtype == torch.float32 and float32_precision() not in PERMITTING[products]:
+        return [
+            f"it multiplies float32 in {products}, which torch.set_float32_matmul_precision("
+            f"'{PERMITTING[products][0]}') would permit"
+        ]
+    batch, heads, queries, channels = query.shape
+    if heads // key.shape[1] * queries < (least := LEAST_QUERIES.get(query.dtype, 0)):
+        return [f"for fewer than {least} queries per key head, torch's own attention is as fast"]
+    if batch * heads * queries * key.shape[2] * channels < (least := LEAST_MULTIPLIED.get(query.dtype, 0)):
+        return [f"for fewer than {least:,} products of queries and keys, torch's own attention is as fast"]
     return []
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def float32_precision() -> str | None:
     """Return torch's precision of float32 products; None if it was set for single back ends only."""
     try:

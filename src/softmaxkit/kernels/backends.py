@@ -266,9 +266,23 @@ def backend_name() -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_tiles() -> bool:
-    """Return whether exact attention runs by AMX's bfloat16 products: if amx is selected, or faster than torch here."""
-    return backend_name() == "amx" and (os.environ.get(VARIABLE) == "amx" or not builds.objection_to_softmax())
+def softmax_products() -> str:
+    """Return in what numbers softmax attention of many queries multiplies here: "bfloat16" or "16-bit integers".
+
+    Empty if it runs as torch's own: without a kernel, or where a trial says that torch is faster, see
+    `builds.objection_to_softmax`; a build that the environment selects needs no trial.
+    """
+    return _softmax_products()
+
+
+@cache
+def _softmax_products() -> str:
+    name = backend_name()
+    if name == "torch" or not hasattr(native(), "SoftmaxAttention_float32"):
+        return ""
+    if os.environ.get(VARIABLE) != name and builds.objection_to_softmax(name):
+        return ""
+    return "bfloat16" if name == "amx" else "16-bit integers"
 
 
 @cache
@@ -288,5 +302,6 @@ def native() -> ModuleType | None:
 
 def reset() -> None:
     """Clear the cached choice of the build, so that the environment is read again."""
-    for cached in (_unavailable, _takes_cpu, builds.objection, builds.objection_to_softmax, native):
+    of_builds = builds.objection, builds.objection_to_softmax
+    for cached in (_unavailable, _takes_cpu, _softmax_products, *of_builds, native):
         cached.cache_clear()

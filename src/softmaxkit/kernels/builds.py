@@ -86,8 +86,13 @@ def objection(name: str) -> str:
 
 
 @cache
-def objection_to_softmax() -> str:
-    """Return why exact attention does not run by amx although it is there: what its trial says; "" if it does."""
+def objection_to_softmax(name: str) -> str:
+    """Return why a build does not run softmax attention of many queries: what its trial says; "" if it does.
+
+    There is a trial on processors with AMX, which torch uses too. On others torch is slower.
+    """
+    if "amx" not in supported():
+        return ""
     from softmaxkit.kernels import trial
 
-    return trial.objection_to_softmax(import_module("softmaxkit.kernels._amx"))
+    return trial.objection_to_softmax(import_module(f"softmaxkit.kernels._{name}"))

@@ -1,29 +1,30 @@
 """Attention by native kernels, without materialising the matrix of scores.
 
-Many queries: 8-bit products, one stripe of queries at a time. Keys are quantised to 8 bits with a step per channel;
-queries are multiplied by these steps and then quantised with a step per query. Values have a step per column. The steps
-come from all keys and values that any query attends to, so other queries' keys affect a result within the 8-bit error;
-keys and values that no query attends to have no effect. The distance of a score from its row's maximum indexes a table
-of 8-bit weights, whose rounding is dithered across panels of keys so that errors average out. If the expected error is
-too large, `too_coarse` reports it, and `fused_attention.native` has torch compute the sequence in float32: mostly
-before anything is multiplied, from a sample of the queries; the error of all of them is known once they are quantised.
+Many queries of EXAQ and ConSmax: 8-bit products, one stripe of queries at a time. Keys are quantised to 8 bits with a
+step per channel; queries are multiplied by these steps and then quantised with a step per query. Values have a step per
+column. The steps come from all keys and values that any query attends to, so other queries' keys affect a result within
+the 8-bit error; keys and values that no query attends to have no effect. The distance of a score from its row's maximum
+indexes a table of 8-bit weights, whose rounding is dithered across panels of keys so that errors average out. If the
+expected error is too large, `too_coarse` reports it, and `fused_attention.native` has torch compute the sequence in
+float32: mostly before anything is multiplied, from a sample of the queries; the error of all of them is known once they
+are quantised.
 
 A few queries, as in generation: keys and values are read without conversion, float32 and bfloat16 with float32
 products, a cache as codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
 relative to its largest channel, and the products of weights and value steps to 16 bits relative to the largest of 128
 keys.
 
-Softmax to any base: for a few queries as above; for many with AMX only, by bfloat16 products and float32 sums, like
-torch's own attention in bfloat16.
+Softmax to any base: for a few queries as above. For many with AMX by bfloat16 products and float32 sums, like torch's
+own attention in bfloat16; otherwise by products of 16-bit integers (`native/word_operands.hpp`), with weights of 13
+bits relative to the largest of 64 keys, and `too_coarse` as for 8 bits.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,29 +34,48 @@ from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.codes import Cached, Paged, batch_stride
 from softmaxkit.kernels.launch import DTYPES, address, loaded, readable_mask, side_by_side, untraced
 
-SCORE_ERROR = 0.1
-"""Largest accepted root mean square error of the scores in 8 bits, in nats, as expected for the worst head."""
-VALUE_ERROR = 1 / 32
-"""Largest accepted root mean square error of the values, relative to their size without the largest of each column."""
+
+class Limits(NamedTuple):
+    """The largest errors that products of integers may have; beyond them torch computes in float32.
+
+    Attributes:
+        bits: of the integers.
+        scores: root mean square error of the scores, in nats, as expected for the worst head.
+        values: root mean square error of the values, relative to their size without the largest of each column; for 16
+            bits of the worst panel of keys.
+    """
+
+    bits: int
+    scores: float
+    values: float
+
+
+EIGHT_BITS = Limits(8, 0.1, 1 / 32)
+"""For the methods, whose own departure from exact attention is larger."""
+SIXTEEN_BITS = Limits(16, 2**-9, 2**-9)
+"""For softmax: about what rounding results to bfloat16 costs, 0.17% (root mean square)."""
 SAMPLE = 32
 """Queries of a head from which the error of its scores is estimated before anything is multiplied."""
 
 
 class TooCoarseError(ArithmeticError):
-    """The expected error of 8-bit products exceeds `SCORE_ERROR` or `VALUE_ERROR`."""
+    """The expected error of products of integers exceeds their `Limits`."""
 
 
-def too_coarse(scores: float, values: float) -> str:
-    """Return why 8-bit products are too coarse; empty if they are not. The only place that decides this.
+def too_coarse(scores: float, values: float, limits: Limits = EIGHT_BITS) -> str:
+    """Return why products of integers are too coarse; empty if they are not. The only place that decides this.
 
     Args:
         scores: expected root mean square error of the scores, in nats, of the worst head.
         values: expected root mean square error of the values relative to their size, of the worst head.
+        limits: what they may be.
     """
-    if scores > SCORE_ERROR:
-        return f"8 bits would change these scores by {scores:.2g} (root mean square), more than {SCORE_ERROR:g}"
-    if values > VALUE_ERROR:
-        return f"8 bits would change these values by {values:.1%} of their size, more than {VALUE_ERROR:.1%}"
+    bits = limits.bits
+    if scores > limits.scores:
+        most = limits.scores
+        return f"{bits} bits would change these scores by {scores:.2g} (root mean square), more than {most:.2g}"
+    if values > limits.values:
+        return f"{bits} bits would change these values by {values:.2%} of their size, more than {limits.values:.2%}"
     return ""
 
 
@@ -93,7 +113,7 @@ def attend(
         TypeError: a dtype or device is not supported, or the mask is not boolean.
         ValueError: the shapes do not match, or lengths are passed with many queries.
         FloatingPointError: an input is NaN or infinite, or, for softmax, a score or a result.
-        TooCoarseError: the error of 8-bit products would be too large, see `too_coarse`.
+        TooCoarseError: the error of products of integers would be too large, see `too_coarse`.
     """
     operands = _Operands(query, key, value, mask, is_causal, scale, kernels or loaded())
     if lengths is not None and not operands.are_few:
@@ -107,7 +127,7 @@ def attend(
 
 
 @untraced
-def reason_against_8_bits(
+def reason_against_integers(
     query: Tensor,
     key: Tensor | Cached,
     value: Tensor | Cached,
@@ -121,11 +141,14 @@ def reason_against_8_bits(
     if operands.are_few:
         return ""
     try:
-        operands.many(call, call.offsets(query.shape[1]), only_pack=True)
+        if call.base:
+            operands.softmax(call.base, only_pack=True)
+        else:
+            operands.many(call, call.offsets(query.shape[1]), only_pack=True)
     except TooCoarseError as error:
         return str(error)
     except FloatingPointError:
-        pass  # torch runs such inputs, but not because of the 8 bits
+        pass  # torch runs such inputs, but not because of the bits
     return ""
 
 
@@ -182,32 +205,38 @@ class _Operands:
             call.log_limit,
             weights.one,
         )
-        return self._run(partial(self._attend_in_8_bits, native_weights, only_pack))
+        return self._multiply("Attention", EIGHT_BITS, only_pack, native_weights, self.scale)
 
-    def _attend_in_8_bits(
-        self, weights: Any, only_pack: bool, shape: Any, pointers: list[int], tail: list[int]
-    ) -> bool:
-        packed = getattr(self.kernels, f"Attention_{DTYPES[self.dtype]}")(shape, weights, self.scale, *pointers, *tail)
-        stride = 1 if only_pack else max(1, self.query.shape[2] // SAMPLE)
-        expected = packed.precision(stride)
-        if stride > 1 and too_coarse(expected.scores, expected.values):  # the sample may have the largest queries
-            expected = packed.precision(1)
-        _check(expected)
-        if only_pack or not expected.finite:
-            return bool(expected.finite)
-        reached = packed.run()
-        _check(reached)
-        return bool(reached.finite)
-
-    def softmax(self, base: float) -> Tensor:
-        """Run the softmax kernel for many queries."""
-        kernel = getattr(self.kernels, f"softmax_attention_{DTYPES[self.dtype]}", None)
-        if kernel is None:
+    def softmax(self, base: float, only_pack: bool = False) -> Tensor:
+        """Run the softmax kernel for many queries; `only_pack` as in `many`."""
+        if not hasattr(self.kernels, "SoftmaxAttention_float32"):
             raise RuntimeError(
-                f"softmax attention of more than {FEW} queries per key head has a native kernel for AMX only, which "
-                f"{VARIABLE}=amx selects"
+                f"softmax attention of more than {FEW} queries per key head has native kernels for AVX2, AVX-512 and "
+                f"AMX only; {VARIABLE} selects one of those that the processor supports"
             )
-        return self._run(lambda shape, pointers, tail: kernel(shape, self.scale * math.log2(base), *pointers, *tail))
+        return self._multiply("SoftmaxAttention", SIXTEEN_BITS, only_pack, self.scale * math.log2(base))
+
+    def _multiply(self, kind: str, limits: Limits, only_pack: bool, *given: Any) -> Tensor:
+        """Run a kernel for many queries, unless its products are too coarse.
+
+        `given` are its arguments between the shape and the addresses.
+        """
+        kernel = getattr(self.kernels, f"{kind}_{DTYPES[self.dtype]}")
+
+        def run(shape: Any, pointers: list[int], tail: list[int]) -> bool:
+            packed = kernel(shape, *given, *pointers, *tail)
+            stride = 1 if only_pack else max(1, self.query.shape[2] // SAMPLE)
+            expected = packed.precision(stride)
+            if stride > 1 and too_coarse(expected.scores, expected.values, limits):
+                expected = packed.precision(1)  # the sample may have the largest queries
+            _check(expected, limits)
+            if only_pack or not expected.finite:
+                return bool(expected.finite)
+            reached = packed.run()
+            _check(reached, limits)
+            return bool(reached.finite)
+
+        return self._run(run)
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel for a few queries."""
@@ -256,7 +285,7 @@ def _kind(operand: Tensor | Cached) -> str:
     return f"{operand.shape[-1]} channels of {operand.dtype} on {operand.device}"
 
 
-def _check(precision: Any) -> None:
-    """Raise TooCoarseError if 8-bit products are too coarse. Errors of inputs that are not finite mean nothing."""
-    if precision.finite and (reason := too_coarse(precision.scores, precision.values)):
+def _check(precision: Any, limits: Limits) -> None:
+    """Raise TooCoarseError if products are too coarse. Errors of inputs that are not finite mean nothing."""
+    if precision.finite and (reason := too_coarse(precision.scores, precision.values, limits)):
         raise TooCoarseError(reason)

@@ -53,8 +53,8 @@ def objection_to_tiles(tiles: ModuleType, vectors: ModuleType) -> str:
 
 
 @_in_own_thread
-def objection_to_softmax(tiles: ModuleType) -> str:
-    """Return why softmax attention by tiles is not taken in place of torch's own in bfloat16; empty if it is faster.
+def objection_to_softmax(kernels: ModuleType) -> str:
+    """Return why a build's softmax attention is not taken in place of torch's own in bfloat16; empty if it is faster.
 
     Its error must be at most twice that of torch's, by root mean square against float32.
     """
@@ -65,7 +65,7 @@ def objection_to_softmax(tiles: ModuleType) -> str:
         error, allowed = ((x.float() - reference).square().mean().sqrt() for x in (result, torchs))
         return bool(error <= 2 * allowed)
 
-    own = partial(attend, query, key, value, AttentionCall.by_softmax(math.e), kernels=tiles)
+    own = partial(attend, query, key, value, AttentionCall.by_softmax(math.e), kernels=kernels)
     return _objection(own, partial(scaled_dot_product_attention, query, key, value), is_as_precise)
 
 

@@ -219,7 +219,7 @@ def boolean_mask(
     if config is not None and not _runs_on_sdpa(type(config)):
         allow_is_causal_skip = allow_is_bidirectional_skip = False
     # Without a mask, attention takes queries fewer than the keys for the last ones; with a static cache they are not.
-    allow_is_causal_skip = allow_is_causal_skip and q_length in (1, kv_length)
+    allow_is_causal_skip = allow_is_causal_skip and (q_length == 1 or q_length == kv_length)
     is_plain = attention_mask is None and local_size is None and q_length == kv_length
     if torch.compiler.is_compiling() and allow_is_causal_skip and is_plain and isinstance(q_offset, int):
         return None
