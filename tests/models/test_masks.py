@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 from architectures import GROUPED, TOKENS, widened
-from transformers import Gemma4ForCausalLM, Gemma4TextConfig, PreTrainedModel, StaticCache
+from transformers import AttentionInterface, Gemma4ForCausalLM, Gemma4TextConfig, PreTrainedModel, StaticCache
 
 import softmaxkit
+from conftest import tiny_model
 from softmaxkit import Exact, Exaq
+from softmaxkit.models.attention import NAME
 
 SHARED: dict[str, Any] = GROUPED | {
     "num_hidden_layers": 4,
@@ -52,3 +54,29 @@ def test_layers_that_drop_the_first_queries_see_no_free_room_of_a_static_cache()
     softmaxkit.apply(model, Exact())
     cache = StaticCache(config=model.config, max_cache_len=32)
     assert torch.allclose(model(TOKENS, logits_to_keep=1, cache=cache).logits, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["float", "fused"])
+@pytest.mark.parametrize("spec", [Exact(), Exaq(bits=3)], ids=["exact", "exaq"])
+@torch.no_grad()
+def test_a_prompt_in_a_static_cache_needs_no_mask(spec: Any, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its causal half is half of the work; a token after it sees no free room."""
+    model = softmaxkit.apply(tiny_model("llama"), spec)
+    softmaxkit.calibrate(model, [TOKENS])
+    softmaxkit.set_mode(model, mode)
+    masks = []
+    inner = AttentionInterface()[NAME]
+
+    def watch(module: Any, query: Any, key: Any, value: Any, mask: Any, *rest: Any, **more: Any) -> Any:
+        masks.append(mask)
+        return inner(module, query, key, value, mask, *rest, **more)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, NAME, watch)
+    expected = model(TOKENS, use_cache=False).logits
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    prompt = model(TOKENS[:, :-1], cache=cache).logits
+    assert masks == [None] * len(masks)
+    token = model(TOKENS[:, -1:], cache=cache).logits
+    assert masks[-1] is not None
+    error = (torch.cat([prompt, token], dim=1) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error <= (1e-5 if mode == "float" else 0.05)  # 8 bits, of other keys

@@ -32,9 +32,10 @@ def attention(
     """Compute attention with a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
     Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. On the CPU, a
-    few queries over many keys run in a kernel instead, with products and sums in float32. So do many queries where AMX
-    is faster (`softmaxkit.kernels.trial`) or selected, for bfloat16, and for float32 if torch may compute matrix
-    products in bfloat16 ("medium" precision).
+    few queries over many keys run in a kernel instead, with products and sums in float32. So do many queries in
+    bfloat16, in products of 16-bit integers, or of bfloat16 where AMX is faster (`softmaxkit.kernels.trial`) or
+    selected; and in float32 if torch's precision of matrix products permits as much ("high" or "medium", for AMX
+    "medium").
 
     EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32
     and bfloat16 without gradients, with 8-bit products for many queries and in float32 for a few, as in generation.

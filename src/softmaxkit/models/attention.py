@@ -93,8 +93,8 @@ def attention_forward(
         dropout: dropout probability, applied only while the layer trains.
         softcap: if set, scores become `softcap * tanh(scores / softcap)`.
         position_bias: added to the scores.
-        is_causal: without a mask, attend to no later key, the last query to all; if None, the layer's own `is_causal`
-            decides.
+        is_causal: without a mask, query i attends to keys 0 to i, or the last query to all where a model drops the
+            first ones; if None, the layer's own `is_causal` decides.
         kwargs: the model's further arguments; those named in `REFUSED` raise an error unless they are None.
 
     Returns:
@@ -110,8 +110,11 @@ def attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
-    if is_causal and query.shape[2] < key.shape[2]:  # Gemma 4 drops the first queries, and their rows of a mask if any
-        attention_mask, is_causal = _causal_mask(query, key), False
+    if is_causal and query.shape[2] < key.shape[2]:
+        if _drops_queries(getattr(module, "config", None)):
+            attention_mask, is_causal = _causal_mask(query, key), False
+        else:  # the keys beyond are the free room of a static cache, see `boolean_mask`
+            key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
     watcher, exact = _watching.get() or (None, False)
     softmax: Any = None if exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
@@ -212,14 +215,15 @@ def boolean_mask(
 ) -> Tensor | None:
     """Return the boolean mask of transformers' `sdpa_mask`; None if a causal mask, or none, is all that is needed.
 
-    `sdpa_mask` returns that None too, but not while a model is being compiled, where an explicit mask would cost
-    the kernels their advantage. It is never None for a model that transformers runs with eager attention only: the
-    layers of some of these, NLLB-MoE's for instance, do not know whether they are causal.
+    `sdpa_mask` returns that None too, for the prompt in a static cache as well, but not always while a model is being
+    compiled, where an explicit mask would cost the kernels their advantage. It is never None for a model that
+    transformers runs with eager attention only: the layers of some of these, NLLB-MoE's for instance, do not know
+    whether they are causal.
     """
     if config is not None and not _runs_on_sdpa(type(config)):
         allow_is_causal_skip = allow_is_bidirectional_skip = False
-    # Without a mask, attention takes queries fewer than the keys for the last ones; with a static cache they are not.
-    allow_is_causal_skip = allow_is_causal_skip and (q_length == 1 or q_length == kv_length)
+    if _drops_queries(config):  # a layer cannot tell its last queries from a prompt in a static cache
+        allow_is_causal_skip = allow_is_causal_skip and (q_length == 1 or q_length == kv_length)
     is_plain = attention_mask is None and local_size is None and q_length == kv_length
     if torch.compiler.is_compiling() and allow_is_causal_skip and is_plain and isinstance(q_offset, int):
         return None
@@ -233,6 +237,12 @@ def boolean_mask(
         **others,
     )
     return mask
+
+
+def _drops_queries(config: Any) -> bool:
+    """Return whether layers may compute only the queries whose logits are kept, as Gemma 4's do that share keys."""
+    of_text = config.get_text_config() if isinstance(config, PreTrainedConfig) else config
+    return bool(getattr(of_text, "num_kv_shared_layers", 0))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
