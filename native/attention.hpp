@@ -26,9 +26,7 @@ public:
     Attention(Operands&& of, int threads) : of_(std::move(of)), threads_(threads) {
         of_.prepare();
         parallel_for(of_.shape.batch * of_.shape.key_heads, 1, threads_, [this](int64_t first, int64_t last) {
-            for (int64_t head = first; head < last; ++head) {
-                of_.pack(head);
-            }
+            for (int64_t head = first; head < last; ++head) of_.pack(head);
         });
     }
 

@@ -51,14 +51,14 @@ struct SoftmaxOperands : Arguments<T> {
         bool finite = true;
         double noise = 0;
         for (int64_t query = 0; query < queries.count; query += stride) {
-            noise += pack(queries.at(query), batch, head, whole.data(), words.data(), finite).noise;
+            noise += words_of(queries.at(query), batch, head, whole.data(), words.data(), finite).noise;
         }
         if (!finite) return std::numeric_limits<double>::quiet_NaN();
         return std::sqrt(noise / static_cast<double>((queries.count + stride - 1) / stride));
     }
 
     // Packs a query. Its noise is the expected mean square error of its scores, in nats.
-    QueryWords pack(const T* query, int64_t batch, int64_t head, float* whole, uint32_t* to, bool& finite) const {
+    QueryWords words_of(const T* query, int64_t batch, int64_t head, float* whole, uint32_t* to, bool& finite) const {
         const float sign = this->scale < 0 ? -1.0f : 1.0f;
         const double nats = this->scale * std::numbers::ln2;
         QueryWords packed = pack_query(query, this->shape.channels, sign, of(batch, head), whole, to, finite);
@@ -93,8 +93,8 @@ public:
         double noise = 0;
         for (int64_t index = first; index < last; ++index) {
             Row& row = rows_[index - first];
-            const QueryWords query = of_.pack(of_.query_at(batch, head, index), batch, head, whole_.data(),
-                                              queries_.data() + (index - first) * pairs_, finite);
+            const QueryWords query = of_.words_of(of_.query_at(batch, head, index), batch, head, whole_.data(),
+                                                  queries_.data() + (index - first) * pairs_, finite);
             const auto scale = static_cast<float>(std::abs(of_.scale) * query.step);
             exponents_[(index - first) / tile].scale[(index - first) % tile] = std::max(scale, least_scale);
             noise += query.noise;

@@ -59,7 +59,7 @@ def times(record: str, label: str) -> list[dict[str, Any] | None]:
         tuple(r["shape"]): r
         for r in results(record)
         if (r["method"], r.get("variant", ""), r.get("storage", ""), r["threads"]) == (method, variant, storage, 1)
-        and r.get("dtype", "float32") == dtype  # the Xeon's record was made without bfloat16
+        and r["dtype"] == dtype
     }
     return [by_shape.get(tuple(shape)) for shape in SHAPES]
 
@@ -76,7 +76,7 @@ def test_attention_in_the_readme() -> None:
         assert cells == [milliseconds(result) for result in shown], label
 
 
-@pytest.mark.parametrize(("record", "count"), [("xeon", 9), ("epyc", 13), ("epyc-zen3", 17)])
+@pytest.mark.parametrize(("record", "count"), [("xeon", 17), ("epyc", 13), ("epyc-zen3", 17)])
 def test_attention_in_the_docs(record: str, count: int) -> None:
     table = rows("docs/speed.md", "| | 12 heads, 1,024 queries", MACHINES[record])
     over = "speedup_over_torch_bfloat16" if record == "xeon" else "speedup_over_torch"
@@ -91,9 +91,21 @@ def test_attention_in_the_docs(record: str, count: int) -> None:
     assert len(table) == count
 
 
-def test_a_whole_model_in_the_docs() -> None:
+def test_the_builds_in_the_docs() -> None:
+    table = rows("docs/speed.md", "| build |")
+    decoding = ("torch, bfloat16", "EXAQ, 2 bits, 8-bit cache")
+    for build, *cells in table:
+        record = "speed/xeon.json" if build == "avx512" else f"speed/xeon-{build}.json"
+        assert json.loads((ROOT / "results" / record).read_text())["inputs"]["kernels"] == build
+        prompts = ("torch, float32", "torch, bfloat16", "exact, bfloat16", "ConSmax", "EXAQ, 2 bits")
+        shown = [times(record, label)[0] for label in prompts] + [times(record, label)[1] for label in decoding]
+        assert cells == [milliseconds(result) for result in shown], build
+    assert len(table) == 5
+
+
+def test_whole_models_in_the_docs() -> None:
     table = rows("docs/speed.md", "| | tokens read per second")
-    measured = results("speed/smollm2.json")
+    measured = [*results("speed/smollm2.json"), *results("speed/smollm2-xeon.json")]
     assert len(table) == len(measured)
     for (label, *cells), result in zip(table, measured, strict=True):
         expected = [f"{result['prompt_tokens_per_second']:.0f}"]
@@ -137,7 +149,8 @@ ROW_CONTENDERS = {
 @pytest.mark.parametrize(
     ("record", "head", "count"),
     [
-        ("xeon", "| float32 rows", 4),
+        ("xeon", "| float32 rows", 7),
+        ("xeon", "| bfloat16 rows", 7),
         ("epyc", "| float32 rows", 7),
         ("epyc", "| bfloat16 rows", 7),
         ("epyc-zen3", "| float32 rows", 7),
@@ -154,7 +167,7 @@ def test_rows_in_the_docs(record: str, head: str, count: int) -> None:
                 for r in results(f"speed/{record}.json")
                 if (r["method"], r.get("variant", ""), r.get("storage", "")) == ROW_CONTENDERS[label]
                 and (r["shape"], r["threads"], r.get("mode", "float")) == (shape, 1, "float")
-                and r.get("dtype", "float32") == dtype
+                and r["dtype"] == dtype
             )
             into, new = cell.split(" / ")
             assert shows(into, result["speedup_over_torch"]), (record, label, shape)
