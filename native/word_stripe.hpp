@@ -89,6 +89,7 @@ public:
         std::fill(exponents_.begin(), exponents_.end(), Exponents{});
         std::fill_n(queries_.data(), rows * pairs_, 0u);
         std::fill_n(totals_.data(), rows * columns_, 0.0f);
+        overflows_ = false;
         bool finite = true;
         double noise = 0;
         for (int64_t index = first; index < last; ++index) {
@@ -111,7 +112,7 @@ public:
             const float* totals = totals_.data() + (index - first) * columns_;
             finite = finish(rows_[index - first], totals, of_.result_at(batch, head, index)) && finite;
         }
-        return finite ? noise : std::numeric_limits<double>::quiet_NaN();
+        return finite && !overflows_ ? noise : std::numeric_limits<double>::quiet_NaN();
     }
 
 private:
@@ -142,8 +143,11 @@ private:
             largest[index] = score(rows_[first + index], sums_[index], at, scores_[index]);
         }
         Exponents& exponents = exponents_[first / tile];
-        Vector highest = load(largest) * exponents.scale;
-        replace(highest, highest == -infinity && load(largest) > -infinity, infinity);  // an overflow: NaN results
+        const Vector highest = load(largest) * exponents.scale;
+        if (stdx::any_of(load(largest) > -infinity && !(magnitude(highest) < infinity))) {
+            overflows_ = true;
+            return;
+        }
         if (!stdx::all_of(highest <= exponents.reference + rise)) rise_to(first, highest);
         alignas(64) float factors[width], scales[width], starts[width];
         store(factors, exp2(highest - exponents.reference));
@@ -223,7 +227,7 @@ private:
     void rise_to(int64_t first, const Vector& highest) {
         Exponents& exponents = exponents_[first / tile];
         Vector risen = exponents.reference;
-        replace(risen, !(highest <= exponents.reference + rise), highest);
+        replace(risen, highest > exponents.reference + rise, highest);
         const Vector factors = exp2(exponents.reference - risen);
         exponents.reference = risen;
         for (int64_t index = 0; index < tile; ++index) {
@@ -253,6 +257,7 @@ private:
     std::vector<Row> rows_;
     std::vector<Exponents> exponents_;
     int64_t pairs_, columns_;
+    bool overflows_ = false;  // whether a score does
     std::vector<float> whole_;
     Buffer<uint32_t> queries_;
     Buffer<float> totals_;

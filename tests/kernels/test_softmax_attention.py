@@ -21,6 +21,7 @@ from softmaxkit import Exact, Softermax, Spec
 from softmaxkit.kernels import attention, backends, builds, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.methods.base.numbers import MISSES_FLOATS
 from softmaxkit.models import fused_layers
 
 BY_E = AttentionCall.by_softmax(math.e)
@@ -205,6 +206,7 @@ def test_a_small_problem_runs_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(least, torch.bfloat16, 0)
 
 
+@pytest.mark.skipif(MISSES_FLOATS, reason="within Dynamo of this torch every graph seems to be exported")
 def test_it_compiles_to_one_graph() -> None:
     spec = Exact()
 
