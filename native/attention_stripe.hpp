@@ -182,7 +182,7 @@ private:
         const Code* from = values.panels.data() + begin * panel * columns_;
         for (int64_t row = 0; row < count_; row += at_once) {
             for (int64_t column = 0; column < columns_; column += 4 * lanes) {
-                const auto part = [&](auto vectors) {
+                with_vectors((columns_ - column) / lanes, [&](auto vectors) {
                     float* to = totals_.data() + row * columns_ + column;
 #if defined(SOFTMAXKIT_TILES)
                     value_block<vectors>(weights(0, 0), count_, plane_bytes(), planes,
@@ -192,12 +192,7 @@ private:
                     value_tile<vectors>(weights(row, 0), block * panel, plane_bytes(), planes,
                                         from + per_lane * column, columns_, (end - begin) * panel_steps, to);
 #endif
-                };
-                const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
-                if (vectors == 1) part(std::integral_constant<int, 1>{});
-                if (vectors == 2) part(std::integral_constant<int, 2>{});
-                if (vectors == 3) part(std::integral_constant<int, 3>{});
-                if (vectors == 4) part(std::integral_constant<int, 4>{});
+                });
             }
         }
     }

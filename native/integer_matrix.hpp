@@ -15,6 +15,8 @@
 //             is read.
 #pragma once
 
+#include <type_traits>
+
 #include "panels.hpp"
 #include "vector.hpp"
 
@@ -40,6 +42,14 @@ SOFTMAXKIT_INLINE void wide_dots(Sums (&sums)[tile][vectors], const uint8_t* row
 }
 
 #endif
+
+// Calls part with the number of vectors of columns, up to 4, as a compile-time constant.
+SOFTMAXKIT_INLINE void with_vectors(int64_t count, const auto& part) {
+    if (count == 1) return part(std::integral_constant<int, 1>{});
+    if (count == 2) return part(std::integral_constant<int, 2>{});
+    if (count == 3) return part(std::integral_constant<int, 3>{});
+    part(std::integral_constant<int, 4>{});
+}
 
 // Computes the scores of a tile of queries with a panel of keys.
 inline void score_tile(const uint8_t* queries, int64_t steps, const Code* keys, const int32_t* start, int shift,

@@ -1,4 +1,4 @@
-// Keys that at least one query attends to; others are excluded when the steps of 8-bit keys and values are computed.
+// Keys that at least one query attends to; others are excluded when the steps of keys and values are computed.
 #pragma once
 
 #include <algorithm>

@@ -14,12 +14,13 @@
 
 namespace softmaxkit {
 
-// Bits of magnitudes. 64 products of weights, which are below their largest magnitude, and values fit 32 bits.
-constexpr int key_bits = 14, query_bits = 14, weight_bits = 13, value_bits = 12;
-static_assert(panel << (weight_bits + value_bits) <= int64_t{1} << 31);
+constexpr int key_bits = 14, query_bits = 14, value_bits = 12;      // of magnitudes
+constexpr int32_t most_weights = (int32_t{1} << (31 - value_bits)) - 1;  // a sum whose products with values fit 32 bits
 
 // The number of steps to a power of two that is at most the largest magnitude, and more than half of it.
 constexpr float steps_to(int bits) { return static_cast<float>(int64_t{1} << (bits - 1)); }
+
+constexpr double of_float_sums = 1e-4;  // largest relative error of a float32 sum of 2^14 squares, and of its root
 
 constexpr float greatest_magnitude = 1e30f;  // the inverse of the step of larger values would be subnormal
 
@@ -139,7 +140,7 @@ void pack_keys(const Tokens<T>& keys, PackedWords& to) {
         }
     }
     // Rounding moves each channel by up to half a step.
-    to.largest_norm = std::sqrt(double{largest}) * (1 + 1e-6) + std::sqrt(static_cast<double>(keys.channels)) / 2;
+    to.largest_norm = std::sqrt(double{largest}) * (1 + of_float_sums) + std::sqrt(static_cast<double>(keys.channels)) / 2;
     const auto numbers = static_cast<double>(std::max<int64_t>(keys.seen_count() * keys.channels, 1));
     to.mean_square = squares / numbers;
     to.rounding = double{stdx::reduce(rounding)} / numbers;
@@ -213,11 +214,12 @@ QueryWords pack_query(const T* from, int64_t channels, float sign, const PackedW
         sizes += magnitude(value);
         largest = stdx::max(largest, magnitude(value));
     }
-    if (!stdx::all_of(sizes < infinity) || !are_representable(largest)) {
+    const float top = stdx::hmax(largest);
+    if (!stdx::all_of(sizes < infinity) || !are_representable(Vector(top))) {
         finite = false;
         return {};
     }
-    const float unit = power_of_two(stdx::hmax(largest)), inverse_unit = unit > 0 ? 1 / unit : 0.0f;
+    const float unit = power_of_two(top), inverse_unit = unit > 0 ? 1 / unit : 0.0f;
     Vector squares = 0.0f;
     for (int64_t channel = 0; channel < channels; channel += width) {
         const Vector value = load(whole + channel) * inverse_unit;
@@ -226,7 +228,7 @@ QueryWords pack_query(const T* from, int64_t channels, float sign, const PackedW
     }
     const double square = double{stdx::reduce(squares)}, half = std::sqrt(static_cast<double>(channels)) / 2;
     const double room = 2147483647.0 / std::max(keys.largest_norm, 1.0) - half;  // for the norm of the integers
-    const double finest = room / (std::sqrt(std::max(square, 1.0)) * (1 + 1e-6));
+    const double finest = room / (std::sqrt(std::max(square, 1.0)) * (1 + of_float_sums));
     const float by = std::min(steps_to(query_bits), power_of_two(static_cast<float>(finest)));
     int16_t last[width];
     auto* words = reinterpret_cast<int16_t*>(to);

@@ -1,6 +1,7 @@
 // One stripe of queries of softmax attention with products of 16-bit integers, a panel of 64 keys at a time: the scores
 // of six queries, their weights as integers relative to the panel's largest, and their products with the values, which
-// a factor for each panel relates to those of the other panels (online softmax).
+// a factor for each panel relates to those of the other panels (online softmax). Where one key has most of a panel's
+// weight, as the first of a text often has, what rounding leaves of the other weights is multiplied too.
 #pragma once
 
 #include <cmath>
@@ -116,8 +117,9 @@ public:
     }
 
 private:
-    static constexpr float largest_weight = 12.99982f;  // as a power of two: just below 2^13
-    static_assert(weight_bits == 13);
+    static constexpr float largest_weight = 14.99986f;     // as a power of two: 2^15 - 3, which `spread` makes 2^13 - 1
+    static constexpr int32_t most_peaked = 32767 / 4 * 5;  // sum of weights of which the largest is more than 4/5
+    static constexpr float rest_steps = 8192;
     static constexpr float least_scale = std::numeric_limits<float>::min();  // 0 times -infinity would be NaN
     static constexpr float rise = 32;  // in powers of two, above which a new maximum becomes the reference
 
@@ -155,22 +157,36 @@ private:
         Vector start = largest_weight - highest;
         replace(start, highest == -infinity, 0.0f);  // all keys are hidden
         store(starts, start);
+        bool peaked[tile] = {}, any_peaked = false;
         for (int64_t index = 0; index < tile; ++index) {
-            const Vector sum = weigh(scores_[index], scales[index], starts[index], weights_[index]);
-            rows_[first + index].sum += sum * factors[index];
+            const Integers sum = weigh<false>(scores_[index], scales[index], starts[index], weights_[index]);
+            const int32_t total = stdx::reduce(sum);
+            rows_[first + index].sum += stdx::static_simd_cast<Vector>(sum) * factors[index];
+            if (total > most_weights) {
+                factors[index] *= spread(weights_[index]);
+            } else if (total < most_peaked && total > 0) {
+                peaked[index] = any_peaked = true;
+            }
         }
+        multiply(with, first, at, factors);
+        if (!any_peaked) return;
+        for (int64_t index = 0; index < tile; ++index) {
+            factors[index] *= peaked[index] ? 1 / rest_steps : 0.0f;
+            const Integers sum = weigh<true>(scores_[index], scales[index], starts[index], weights_[index]);
+            rows_[first + index].sum += stdx::static_simd_cast<Vector>(sum) * factors[index];
+        }
+        multiply(with, first, at, factors);
+    }
+
+    // Adds the products of a tile's weights with a panel of values, times a factor for each row.
+    void multiply(const PackedWords& with, int64_t first, int64_t at, const float* factors) {
         const uint32_t* values = with.values.data() + at * panel / 2 * columns_;
-        const float* value_steps = with.value_steps.data() + at * columns_;
+        const float* steps = with.value_steps.data() + at * columns_;
         float* totals = totals_.data() + first * columns_;
         for (int64_t column = 0; column < columns_; column += 4 * lanes) {
-            const auto part = [&](auto vectors) {
-                add_values<vectors>(values + column, value_steps + column, factors, totals + column);
-            };
-            const int64_t vectors = std::min<int64_t>((columns_ - column) / lanes, 4);
-            if (vectors == 1) part(std::integral_constant<int, 1>{});
-            if (vectors == 2) part(std::integral_constant<int, 2>{});
-            if (vectors == 3) part(std::integral_constant<int, 3>{});
-            if (vectors == 4) part(std::integral_constant<int, 4>{});
+            with_vectors((columns_ - column) / lanes, [&](auto vectors) {
+                add_values<vectors>(values + column, steps + column, factors, totals + column);
+            });
         }
     }
 
@@ -204,17 +220,34 @@ private:
         return stdx::hmax(largest);
     }
 
-    // Computes the weights of a row in a panel and returns their sum, distributed over the lanes.
-    SOFTMAXKIT_INLINE Vector weigh(const float* scores, float scale, float start, uint32_t* weights) {
+    // Computes the weights of a row in a panel, or what rounding leaves of them in steps of 1 / rest_steps, and returns
+    // their sum, distributed over the lanes.
+    template <bool rest>
+    SOFTMAXKIT_INLINE Integers weigh(const float* scores, float scale, float start, uint32_t* weights) {
+        const auto weight = [&](int64_t key) {
+            const Vector exact = exp2<4>(smaller(load(scores + key) * scale + start, largest_weight));
+            const Integers integer = rounded(exact);
+            if constexpr (!rest) return integer;
+            return rounded((exact - stdx::static_simd_cast<Vector>(integer)) * rest_steps);
+        };
         Integers sum = 0;
 #pragma GCC unroll 8
         for (int64_t key = 0; key < panel; key += 2 * width) {
-            const Integers one = rounded(exp2<4>(load(scores + key) * scale + start));
-            const Integers other = rounded(exp2<4>(load(scores + key + width) * scale + start));
+            const Integers one = weight(key), other = weight(key + width);
             sum += one + other;
-            (one | other << 16).copy_to(reinterpret_cast<int32_t*>(weights) + key / 2, stdx::element_aligned);
+            ((one & 0xffff) | other << 16)
+                .copy_to(reinterpret_cast<int32_t*>(weights) + key / 2, stdx::element_aligned);
         }
-        return stdx::static_simd_cast<Vector>(sum);
+        return sum;
+    }
+
+    // Makes 15-bit weights whose sum is too large weights of 13 bits; returns the factor by which they are smaller.
+    static float spread(uint32_t* weights) {
+        for (int64_t pair = 0; pair < panel / 2; ++pair) {
+            const uint32_t one = ((weights[pair] & 0xffff) + 2) >> 2, other = ((weights[pair] >> 16) + 2) >> 2;
+            weights[pair] = one | other << 16;
+        }
+        return 4;
     }
 
     // Replaces the scores whose bit in `seen` is 0 by -infinity.

@@ -11,14 +11,14 @@ from importlib import import_module
 
 import pytest
 import torch
-from tile_builds import BUILDS, inputs, kernels_of
+from tile_builds import BUILDS, WORDS, inputs, kernels_of
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import Exact, Softermax, Spec
-from softmaxkit.kernels import attention, backends, builds, launch
+from softmaxkit.kernels import attention, backends, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.methods.base.numbers import MISSES_FLOATS
@@ -28,10 +28,6 @@ BY_E = AttentionCall.by_softmax(math.e)
 ROUNDING = 2.0**-7 / math.sqrt(12) * math.sqrt(3 / (8 * math.log(2)))
 """Relative root mean square error of rounding to bfloat16: steps of 2^-7, uniform errors, and mantissas that are
 uniform on a logarithmic scale, for which the mean of 1 / mantissa^2 is 3 / (8 ln 2)."""
-
-
-WORDS = [name for name in builds.NATIVE if name not in ("amx", "neon", "plain")]
-"""The builds that multiply 16-bit integers."""
 
 
 @pytest.fixture(params=[*BUILDS, *WORDS], autouse=True)
@@ -168,20 +164,18 @@ def test_nan_infinity_and_overflow_propagate_as_in_torch(place: int, wrong: floa
     assert torch.allclose(result, theirs, rtol=2**-6, atol=2**-6, equal_nan=True)
 
 
-def test_when_it_is_chosen(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     operands = [x.bfloat16() for x in inputs(60, 70, 64, 64)]
     assert torch.equal(softmaxkit.attention(*operands, Exact()), fused.attend(*operands, BY_E))
     by_two = fused.attend(*operands, AttentionCall.by_softmax(2.0))
     assert torch.equal(softmaxkit.attention(*operands, Softermax()), by_two)
     assert softmaxkit.explain(Exact(), *operands).native
     wide = [x.float() for x in operands]
-    precisions = ["highest", "high", "medium"]
-    permitting = precisions[1:] if build in WORDS else precisions[2:]
-    assert f"set_float32_matmul_precision('{permitting[0]}')" in str(softmaxkit.explain(Exact(), *wide))
-    for precision in precisions:
+    assert "set_float32_matmul_precision('medium')" in str(softmaxkit.explain(Exact(), *wide))
+    for precision in ("highest", "high", "medium"):
         with monkeypatch.context() as set_precision:
             set_precision.setattr(torch, "get_float32_matmul_precision", lambda precision=precision: precision)
-            expected = fused.attend(*wide, BY_E) if precision in permitting else scaled_dot_product_attention(*wide)
+            expected = fused.attend(*wide, BY_E) if precision == "medium" else scaled_dot_product_attention(*wide)
             assert torch.equal(softmaxkit.attention(*wide, Exact()), expected)
     bias = torch.randn(60, 70).bfloat16()
     assert torch.equal(softmaxkit.attention(*operands, Exact(), bias), scaled_dot_product_attention(*operands, bias))
@@ -196,7 +190,7 @@ def test_a_small_problem_runs_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> 
     multiplied = 2 * 2 * 48 * 60 * 64
     for least, of, reason in (
         (attention.LEAST_QUERIES, 48, "for fewer than 49 queries per key head"),
-        (attention.LEAST_MULTIPLIED, multiplied, f"for fewer than {multiplied + 1:,} products"),
+        (attention.LEAST_MULTIPLIED, multiplied, f"for fewer than {multiplied + 1:,} multiplications"),
     ):
         monkeypatch.setitem(least, torch.bfloat16, of)
         assert softmaxkit.explain(Exact(), *operands).native

@@ -13,6 +13,8 @@ from torch import Tensor
 from softmaxkit.kernels import builds
 
 BUILDS = ("amx", "portable_tiles")
+WORDS = [name for name in builds.NATIVE if name not in ("amx", "neon", "plain")]
+"""The builds whose softmax attention multiplies 16-bit integers."""
 
 
 def kernels_of(build: str) -> ModuleType:

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 from architectures import GROUPED, TOKENS, widened
-from transformers import AttentionInterface, Gemma4ForCausalLM, Gemma4TextConfig, PreTrainedModel, StaticCache
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    EncoderDecoderCache,
+    Gemma4ForCausalLM,
+    Gemma4TextConfig,
+    PreTrainedModel,
+    StaticCache,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 import softmaxkit
 from conftest import tiny_model
@@ -80,3 +90,24 @@ def test_a_prompt_in_a_static_cache_needs_no_mask(spec: Any, mode: str, monkeypa
     assert masks[-1] is not None
     error = (torch.cat([prompt, token], dim=1) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     assert error <= (1e-5 if mode == "float" else 0.05)  # 8 bits, of other keys
+
+
+@torch.no_grad()
+def test_a_prompt_of_t5_in_a_static_cache() -> None:
+    """Its position bias is as long as the cache, and so are the probabilities that it returns."""
+    config = T5Config(vocab_size=100, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(config).eval()
+    given = {"input_ids": TOKENS, "decoder_input_ids": TOKENS[:, :5], "output_attentions": True}
+
+    def run() -> Any:
+        cache = EncoderDecoderCache(StaticCache(config=config, max_cache_len=16), DynamicCache(config=config))
+        return model(**given, cache=cache)
+
+    model.set_attn_implementation("eager")
+    expected = run()
+    softmaxkit.apply(model, Exact())
+    result = run()
+    assert torch.allclose(result.logits, expected.logits, atol=1e-5)
+    for ours, theirs in zip(result.decoder_attentions, expected.decoder_attentions, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)

@@ -32,10 +32,10 @@ def attention(
     """Compute attention with a method; the arguments are those of `torch.nn.functional.scaled_dot_product_attention`.
 
     Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. On the CPU, a
-    few queries over many keys run in a kernel instead, with products and sums in float32. So do many queries in
-    bfloat16, in products of 16-bit integers, or of bfloat16 where AMX is faster (`softmaxkit.kernels.trial`) or
-    selected; and in float32 if torch's precision of matrix products permits as much ("high" or "medium", for AMX
-    "medium").
+    few queries over many keys run in a kernel instead, with products and sums in float32. With AVX2 or later so do many
+    queries, if the problem is large enough: tensors in bfloat16, and in float32 if
+    `torch.set_float32_matmul_precision("medium")` permits it. That kernel multiplies 16-bit integers, or bfloat16 where
+    AMX is selected or faster (`softmaxkit.kernels.trial`); sequences for which 16 bits are too coarse run in torch.
 
     EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32
     and bfloat16 without gradients, with 8-bit products for many queries and in float32 for a few, as in generation.

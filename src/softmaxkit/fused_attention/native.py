@@ -37,7 +37,7 @@ def attend_natively(
 
     A bias, added to the scores, goes to torch too, unless it is 0 everywhere. Lengths come with codes and without it.
 
-    torch propagates NaN and infinity, and is precise enough where 8 bits are too coarse. It computes the sequences
+    torch propagates NaN and infinity, and is precise enough where integers are too coarse. It computes the sequences
     concerned; results of the others do not depend on them.
 
     Raises:

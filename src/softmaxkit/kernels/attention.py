@@ -33,13 +33,10 @@ runs by a kernel: torch's own takes less time to call, but more for keys beyond 
 FEW_IN_BFLOAT16 = 3
 """Maximum queries per head for which it does so in bfloat16: more make a matrix, which torch multiplies as fast."""
 
-PERMITTING = {"bfloat16": ("medium",), "16-bit integers": ("high", "medium")}
-"""The precisions of torch's float32 products that permit such numbers; "high" permits TensorFloat32, whose errors are
-as large as those of 16-bit integers."""
 LEAST_QUERIES = {torch.bfloat16: 48, torch.float32: 128}
 LEAST_MULTIPLIED = {torch.bfloat16: 1 << 23, torch.float32: 1 << 26}
-"""Minimum queries per key head, and products of queries and keys in all, for which softmax attention of many queries
-runs by a kernel: before that, packing the operands takes longer than multiplying them."""
+"""Minimum queries per key head, and multiplications of queries with keys in all, for which softmax attention of many
+queries runs by a kernel: before that, packing the operands takes longer than multiplying them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,17 +175,16 @@ def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
         if batch * heads * keys * channels < least:
             return [f"torch's own attention is faster until it reads {least:,} numbers of keys, again for every head"]
         return []
-    products = softmax_products()
-    if query.dtype == torch.float32 and float32_precision() not in PERMITTING[products]:
+    if query.dtype == torch.float32 and float32_precision() != "medium":
         return [
-            f"it multiplies float32 in {products}, which torch.set_float32_matmul_precision("
-            f"'{PERMITTING[products][0]}') would permit"
+            f"it multiplies float32 in {softmax_products()}, which torch.set_float32_matmul_precision('medium') would "
+            "permit"
         ]
     batch, heads, queries, channels = query.shape
     if heads // key.shape[1] * queries < (least := LEAST_QUERIES.get(query.dtype, 0)):
-        return [f"for fewer than {least} queries per key head, torch's own attention is as fast"]
+        return [f"for fewer than {least} queries per key head, torch's own attention is at least as fast"]
     if batch * heads * queries * key.shape[2] * channels < (least := LEAST_MULTIPLIED.get(query.dtype, 0)):
-        return [f"for fewer than {least:,} products of queries and keys, torch's own attention is as fast"]
+        return [f"for fewer than {least:,} multiplications of queries with keys, torch's own is at least as fast"]
     return []
 
 

@@ -110,11 +110,15 @@ def attention_forward(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     is_causal = bool(is_causal) and attention_mask is None and query.shape[2] > 1
+    free = 0
     if is_causal and query.shape[2] < key.shape[2]:
         if _drops_queries(getattr(module, "config", None)):
             attention_mask, is_causal = _causal_mask(query, key), False
-        else:  # the keys beyond are the free room of a static cache, see `boolean_mask`
-            key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+        else:  # as in torch's own; transformers makes no mask for a prompt in a static cache, whose free room these are
+            free = key.shape[2] - query.shape[2]
+            key, value = key[:, :, :-free], value[:, :, :-free]
+            if position_bias is not None and position_bias.shape[-1] > 1:
+                position_bias = position_bias[..., :-free]
     watcher, exact = _watching.get() or (None, False)
     softmax: Any = None if exact else module._modules.get(NAME)
     method = None if softmax is None else method_of(module)
@@ -165,7 +169,7 @@ def attention_forward(
     is_integer = method is not None and method.mode == "integer"
     with without_autocast(query.device) if is_integer else nullcontext():
         output = torch.matmul(probabilities, value.to(probabilities.dtype)).to(value.dtype)
-    return output.transpose(1, 2).contiguous(), probabilities
+    return output.transpose(1, 2).contiguous(), nn.functional.pad(probabilities, (0, free)) if free else probabilities
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:

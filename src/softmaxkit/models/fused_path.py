@@ -132,7 +132,7 @@ def _has_attentions(collector: Any) -> bool:
 
 
 def _reasons_against_native(attention: nn.Module, mode: str) -> list[str]:
-    """Return the reasons against the native kernels, which compute in 8 bits and have no gradient."""
+    """Return the reasons against the native kernels, which compute in integers and have no gradient."""
     reasons = [] if mode == "fused" else [f'its mode is "{mode}"']
     if attention.training:  # gradient checkpointing runs it without gradients first, and later with them
         reasons.append("the layer is in training mode; call model.eval()")
