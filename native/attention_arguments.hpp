@@ -1,6 +1,7 @@
 // The arguments of attention of many queries, and the expected error of its products.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "quantise.hpp"
@@ -67,5 +68,21 @@ private:
                 seen == nullptr ? nullptr : seen->of(batch, head)};
     }
 };
+
+// The smallest scale of scores: 0 times -infinity, the score of a hidden key, would be NaN.
+constexpr float least_scale = std::numeric_limits<float>::min();
+
+// Writes the totals of a softmax row over the sum of its weights, 0 if that is 0; returns whether all is finite.
+template <class T>
+bool write_quotients(double sum, const float* totals, T* to, int64_t channels) {
+    const Vector factor = sum > 0 ? static_cast<float>(1 / sum) : 0.0f;
+    Vector finite = static_cast<float>(sum) * 0.0f;
+    for (int64_t channel = 0; channel < channels; channel += width) {
+        const Vector result = load(totals + channel) * factor;
+        finite += result * 0.0f;
+        store_some(to + channel, result, std::min(width, channels - channel));
+    }
+    return stdx::all_of(finite == 0.0f);
+}
 
 }  // namespace softmaxkit

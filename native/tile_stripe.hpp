@@ -10,7 +10,6 @@
 #include <memory>
 #include <vector>
 
-#include "access.hpp"
 #include "attention_arguments.hpp"
 #include "bfloat16_pairs.hpp"
 #include "tile_matrix.hpp"
@@ -107,15 +106,15 @@ public:
             }
         }
         for (int64_t index = first; index < last; ++index) {
-            finite = finish(rows_[index - first].sum, totals_.data() + (index - first) * columns_,
-                            of_.result_at(batch, head, index)) && finite;
+            const float* totals = totals_.data() + (index - first) * columns_;
+            finite = write_quotients(rows_[index - first].sum, totals, of_.result_at(batch, head, index),
+                                     shape.value_channels) && finite;
         }
         return finite ? 0 : std::numeric_limits<double>::quiet_NaN();
     }
 
 private:
     static constexpr int64_t block = 4;  // panels of keys whose scores are in memory at a time
-    static constexpr float least_scale = std::numeric_limits<float>::min();  // above 0: 0 * -infinity would be NaN
 
     struct Row {
         float highest = -infinity;  // maximum score so far
@@ -175,18 +174,6 @@ private:
         add_products<bfloat16, tiles_wide>(weights(), reinterpret_cast<const uint8_t*>(values), columns_,
                                            2 * panels);
         TileSums::store<tiles_wide>(totals_.data() + column, columns_);
-    }
-
-    bool finish(double sum, const float* totals, T* to) {
-        const Vector factor = sum > 0 ? static_cast<float>(1 / sum) : 0.0f;
-        Vector finite = static_cast<float>(sum) * 0.0f;
-        const int64_t channels = of_.shape.value_channels;
-        for (int64_t channel = 0; channel < channels; channel += width) {
-            const Vector total = load(totals + channel) * factor;
-            finite += total * 0.0f;
-            store_some(to + channel, total, std::min(width, channels - channel));
-        }
-        return stdx::all_of(finite == 0.0f);
     }
 
     uint8_t* weights() { return reinterpret_cast<uint8_t*>(weights_.data()); }

@@ -9,7 +9,6 @@
 #include <numbers>
 #include <vector>
 
-#include "access.hpp"
 #include "attention_arguments.hpp"
 #include "word_operands.hpp"
 #include "word_products.hpp"
@@ -111,7 +110,8 @@ public:
         }
         for (int64_t index = first; index < last; ++index) {
             const float* totals = totals_.data() + (index - first) * columns_;
-            finite = finish(rows_[index - first], totals, of_.result_at(batch, head, index)) && finite;
+            finite = write_quotients(stdx::reduce(rows_[index - first].sum), totals, of_.result_at(batch, head, index),
+                                     shape.value_channels) && finite;
         }
         return finite && !overflows_ ? noise : std::numeric_limits<double>::quiet_NaN();
     }
@@ -120,7 +120,6 @@ private:
     static constexpr float largest_weight = 14.99986f;     // as a power of two: 2^15 - 3, which `spread` makes 2^13 - 1
     static constexpr int32_t most_peaked = 32767 / 4 * 5;  // sum of weights of which the largest is more than 4/5
     static constexpr float rest_steps = 8192;
-    static constexpr float least_scale = std::numeric_limits<float>::min();  // 0 times -infinity would be NaN
     static constexpr float rise = 32;  // in powers of two, above which a new maximum becomes the reference
 
     struct Row {
@@ -145,8 +144,8 @@ private:
             largest[index] = score(rows_[first + index], sums_[index], at, scores_[index]);
         }
         Exponents& exponents = exponents_[first / tile];
-        const Vector highest = load(largest) * exponents.scale;
-        if (stdx::any_of(load(largest) > -infinity && !(magnitude(highest) < infinity))) {
+        const Vector top = load(largest), highest = top * exponents.scale;
+        if (stdx::any_of(top > -infinity && !(magnitude(highest) < infinity))) {
             overflows_ = true;
             return;
         }
@@ -271,19 +270,6 @@ private:
             }
             rows_[first + index].sum *= factor;
         }
-    }
-
-    bool finish(const Row& row, const float* totals, T* to) {
-        const float sum = stdx::reduce(row.sum);
-        const Vector factor = sum > 0 ? 1 / sum : 0.0f;
-        Vector finite = sum * 0.0f;
-        const int64_t channels = of_.shape.value_channels;
-        for (int64_t channel = 0; channel < channels; channel += width) {
-            const Vector result = load(totals + channel) * factor;
-            finite += result * 0.0f;
-            put(to + channel, result, std::min(width, channels - channel));
-        }
-        return stdx::all_of(finite == 0.0f);
     }
 
     const Operands& of_;

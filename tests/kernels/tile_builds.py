@@ -1,4 +1,4 @@
-"""The builds whose kernels multiply by tiles, AMX's or emulated in C++, and random inputs for them."""
+"""The builds whose kernels multiply by tiles, AMX's or emulated in C++, or 16-bit integers, and inputs for them."""
 
 from __future__ import annotations
 
