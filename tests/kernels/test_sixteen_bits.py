@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tile_builds import WORDS, inputs, kernels_of
+from tile_builds import WORDS, inputs, softmax_by
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
 from softmaxkit import Exact
-from softmaxkit.kernels import attention, backends, launch
+from softmaxkit.kernels import attention
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 
@@ -26,15 +26,8 @@ weights is rounded to multiples of 2^-13 of the largest."""
 @pytest.fixture(params=WORDS, autouse=True)
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the kernels of every build with such products, for float32 and small problems too."""
-    kernels = kernels_of(request.param)
-    monkeypatch.setattr(launch, "native", lambda: kernels)
-    monkeypatch.setattr(attention, "softmax_products", lambda: "16-bit integers")
     monkeypatch.setattr(attention, "float32_precision", lambda: "medium")
-    for least in (attention.LEAST_QUERIES, attention.LEAST_MULTIPLIED):
-        for dtype in least:
-            monkeypatch.setitem(least, dtype, 0)
-    yield request.param
-    backends.reset()
+    yield from softmax_by(request.param, monkeypatch)
 
 
 def exact(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,14 +11,14 @@ from importlib import import_module
 
 import pytest
 import torch
-from tile_builds import BUILDS, WORDS, inputs, kernels_of
+from tile_builds import BUILDS, WORDS, inputs, softmax_by
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import softmaxkit
 from conftest import tiny_model
 from softmaxkit import Exact, Softermax, Spec
-from softmaxkit.kernels import attention, backends, launch
+from softmaxkit.kernels import attention, launch
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.methods.base.numbers import MISSES_FLOATS
@@ -33,15 +33,7 @@ uniform on a logarithmic scale, for which the mean of 1 / mantissa^2 is 3 / (8 l
 @pytest.fixture(params=[*BUILDS, *WORDS], autouse=True)
 def build(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run the kernels of every build."""
-    kernels = kernels_of(request.param)
-    monkeypatch.setattr(launch, "native", lambda: kernels)
-    products = "16-bit integers" if request.param in WORDS else "bfloat16"
-    monkeypatch.setattr(attention, "softmax_products", lambda: products)
-    for least in (attention.LEAST_QUERIES, attention.LEAST_MULTIPLIED):
-        for dtype in least:
-            monkeypatch.setitem(least, dtype, 0)
-    yield request.param
-    backends.reset()
+    yield from softmax_by(request.param, monkeypatch)
 
 
 def exact(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import builds
+from softmaxkit.kernels import attention, backends, builds, launch
 
 BUILDS = ("amx", "portable_tiles")
 WORDS = [name for name in builds.NATIVE if name not in ("amx", "neon", "plain")]
@@ -27,6 +28,19 @@ def kernels_of(build: str) -> ModuleType:
     elif "avx512" not in builds.supported() or find_spec(f"softmaxkit.kernels._{build}") is None:
         pytest.skip("tiles in C++ are only built by an editable install, and run only with AVX-512")
     return import_module(f"softmaxkit.kernels._{build}")
+
+
+def softmax_by(build: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Run softmax attention by a build's kernels, however small the problem, for as long as a fixture lasts."""
+    kernels = kernels_of(build)
+    products = "16-bit integers" if build in WORDS else "bfloat16"
+    monkeypatch.setattr(launch, "native", lambda: kernels)
+    monkeypatch.setattr(attention, "softmax_products", lambda: products)
+    for least in (attention.LEAST_QUERIES, attention.LEAST_MULTIPLIED):
+        for dtype in least:
+            monkeypatch.setitem(least, dtype, 0)
+    yield build
+    backends.reset()
 
 
 def inputs(queries: int, keys: int, channels: int, values: int, heads: int = 2, key_heads: int = 2) -> list[Tensor]:
