@@ -35,6 +35,8 @@ class Tables:
 
 def _filled(table: Table, rows: int, columns: int) -> Table:
     """Return a table extended to a given size by linear extrapolation."""
+    if table.values.shape == (rows, columns):
+        return table
     slews, loads = _longer(table.slews, rows), _longer(table.loads, columns)
     return Table(slews, loads, table.at(slews[:, None], loads[None, :]))
 
@@ -138,7 +140,7 @@ def timing_graph(netlist: Netlist) -> Graph:
             used = (group.nets[arc.output] >= 0) & (group.nets[arc.related] >= 0) & ~gating
             instances = group.instances[used]
             level = netlist.levels[instances]
-            for edge_in, edge_out in _senses(arc.sense, arc.edge):
+            for edge_in, edge_out in senses(arc.sense, arc.edge):
                 first = len(tables)
                 tables += [(arc.rise, arc.fall)[edge_out], (arc.rise_slew, arc.fall_slew)[edge_out]]
                 source, target = (
@@ -156,7 +158,7 @@ def timing_graph(netlist: Netlist) -> Graph:
     return Graph(Tables(tables or [empty, empty]), Edges(*columns), ends, holds)
 
 
-def _senses(sense: str, edge: str) -> Sequence[tuple[int, int]]:
+def senses(sense: str, edge: str) -> Sequence[tuple[int, int]]:
     """Return the pairs `(input edge, output edge)` that an arc connects."""
     if edge:
         return [(RISE if edge == "rise" else FALL, out) for out in (RISE, FALL)]

@@ -38,12 +38,14 @@ class Mapped(NamedTuple):
     """A mapped design.
 
     Attributes:
-        recipe: the key of `RECIPES` that it was mapped with.
+        recipe: the key of `RECIPES` that it was mapped with, and "resized" if cells were replaced afterwards.
+        top: name of the top module.
         netlist: cells and nets.
         design: the netlist in Yosys's JSON form.
     """
 
     recipe: str
+    top: str
     netlist: Netlist
     design: dict[str, Any]
 
@@ -111,7 +113,7 @@ def map_design(source: Source, library: Library, clock: float, recipes: Sequence
                     (work / name).unlink()
         design = json.loads((folder / f"{recipe}.json").read_text(encoding="utf-8"))
         buffer_registers(design["modules"][source.top], library)
-        return Mapped(recipe, read_netlist(design, source.top, library), design)
+        return Mapped(recipe, source.top, read_netlist(design, source.top, library), design)
 
     with ThreadPoolExecutor(min(len(recipes), os.cpu_count() or 1)) as pool:  # 0.25 GB each with 16 lanes
         return list(pool.map(mapped, recipes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -72,6 +72,13 @@ class Netlist:
                 np.add.at(loads, group.nets[name][connected], pin.capacitance)
         return loads
 
+    def loads_with(self, output: float) -> Array:
+        """Return the capacitance of each net in pF, with a load at each output port; float64, (nets,)."""
+        loads = self.loads.copy()
+        for nets in self.outputs.values():
+            np.add.at(loads, nets, output)
+        return loads
+
     @cached_property
     def clock_nets(self) -> Array:
         """Which nets carry the clock, gated or not; boolean, (nets,)."""
@@ -108,6 +115,30 @@ class Netlist:
         """Return the same netlist with the cells of the same names in another library."""
         groups = tuple(group._replace(cell=library.cells[group.cell.name]) for group in self.groups)
         return replace(self, library=library, groups=groups)
+
+    def instance(self, index: int) -> tuple[Cell, dict[str, int]]:
+        """Return the library cell of an instance and the net of each pin; -1 where a pin is not connected."""
+        for group in self.groups:
+            place = int(np.searchsorted(group.instances, index))
+            if place < len(group.instances) and group.instances[place] == index:
+                return group.cell, {pin: int(nets[place]) for pin, nets in group.nets.items()}
+        raise IndexError(f"there is no instance {index}")
+
+    def with_cells(self, cells: Mapping[int, Cell]) -> Netlist:
+        """Return the netlist with other library cells for some instances, by index, with the same pins and function."""
+        rows: dict[str, list[Group]] = {}
+        moved = np.asarray([*cells], np.int64)
+        for group in self.groups:
+            leaving = np.isin(group.instances, moved)
+            rows.setdefault(group.cell.name, []).append(_of(group, ~leaving, group.cell))
+            for place in np.flatnonzero(leaving):
+                cell = cells[int(group.instances[place])]
+                rows.setdefault(cell.name, []).append(_of(group, np.asarray([place]), cell))
+        groups = (_joined(parts) for _, parts in sorted(rows.items()))
+        changed = replace(self, groups=tuple(group for group in groups if len(group.instances)))
+        # Functions and connections stay, and with them what follows from these alone.
+        vars(changed).update(fan_outs=self.fan_outs, clock_nets=self.clock_nets, levels=self.levels)
+        return changed
 
     @cached_property
     def levels(self) -> Array:
@@ -150,6 +181,18 @@ class Netlist:
             stuck = [self.names[instance] for instance in np.nonzero(combinational & (waiting > 0))[0][:5]]
             raise DesignError(f"the design has a combinational loop, through or before {', '.join(stuck)}")
         return level
+
+
+def _of(group: Group, which: Array, cell: Cell) -> Group:
+    """Return some instances of a group, as instances of a cell with the same pins."""
+    return Group(cell, group.instances[which], {pin: nets[which] for pin, nets in group.nets.items()})
+
+
+def _joined(groups: Sequence[Group]) -> Group:
+    """Return several groups of one cell as one, in the order of their instances."""
+    order = np.argsort(np.concatenate([group.instances for group in groups]))
+    columns = {pin: np.concatenate([group.nets[pin] for group in groups])[order] for pin in groups[0].nets}
+    return Group(groups[0].cell, np.concatenate([group.instances for group in groups])[order], columns)
 
 
 def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:

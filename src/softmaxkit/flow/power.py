@@ -50,9 +50,7 @@ def energies(
         activity: provides the changes of nets.
         part_of: maps the name of an instance to its part.
     """
-    loads = netlist.loads.copy()
-    for nets in netlist.outputs.values():
-        np.add.at(loads, nets, OUTPUT_LOAD)
+    loads = netlist.loads_with(OUTPUT_LOAD)
     clocks = netlist.clock_nets
     rates = activity.toggles / activity.cycles
     slews = timing.slews.mean(axis=1)

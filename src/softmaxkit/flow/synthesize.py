@@ -8,7 +8,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from softmaxkit.flow.mapping import Mapped, map_design
 from softmaxkit.flow.power import energies
 from softmaxkit.flow.rows import random_rows
 from softmaxkit.flow.scores import sampled_rows
+from softmaxkit.flow.sizing import REACH, resized
 from softmaxkit.flow.sources import Source
 from softmaxkit.flow.sram import MACROS, memories_in_use
-from softmaxkit.flow.timing import analyse
+from softmaxkit.flow.timing import Timing, analyse
 from softmaxkit.flow.vectors import Rows, Stream, stream
 from softmaxkit.flow.verilog import to_rtlil
 from softmaxkit.methods.base.constants import Constants, Sets
@@ -227,25 +228,50 @@ def fit(
 ) -> Synthesis:
     """Return the smallest netlist that meets a clock period in ns, or else the fastest one; without activity.
 
+    Netlists that miss the clock by little are resized, if they are smaller than the smallest that meets it; so is the
+    fastest if none does.
+
     It is also timed at `corners`, other corners of its library by name, where it need not meet the clock.
     """
-    timings = [analyse(design.netlist) for design in mapped]
-    areas = [sum(design.netlist.areas().values()) for design in mapped]
-    fastest = min(range(len(mapped)), key=lambda i: timings[i].period)
-    meeting = [i for i in range(len(mapped)) if timings[i].period <= clock]
-    best = min(meeting, key=lambda i: areas[i]) if meeting else fastest
-    area = mapped[best].netlist.areas(lambda name: part_of(name, parts))
+    tried = [_timed(design) for design in mapped]
+    smallest = min((run.area for run in tried if run.timing.period <= clock), default=math.inf)
+    quickest = min(tried, key=_period)
+    for run in sorted(tried, key=lambda run: run.area):
+        within_reach = run.timing.period <= REACH * clock or run is quickest
+        if run.timing.period > clock and within_reach and run.area < smallest:
+            tried.append(_timed(resized(run.mapped, max(clock, run.timing.period / REACH))))
+            if tried[-1].timing.period <= clock:
+                smallest = min(smallest, tried[-1].area)
+    fastest = min(tried, key=_period)
+    best = min((run for run in tried if run.timing.period <= clock), key=lambda run: run.area, default=fastest)
+    area = best.mapped.netlist.areas(lambda name: part_of(name, parts))
     return Synthesis(
         cells,
         clock,
-        bool(meeting),
-        mapped[best],
-        timings[best],
+        best.timing.period <= clock,
+        best.mapped,
+        best.timing,
         {part: area[part] for part in ("datapath", *parts) if part in area},
-        timings[fastest].fmax_mhz,
-        areas[fastest],
-        corners=at_corners(mapped[best].netlist, corners),
+        fastest.timing.fmax_mhz,
+        fastest.area,
+        corners=at_corners(best.mapped.netlist, corners),
     )
+
+
+class _Timed(NamedTuple):
+    """A mapped design, its timing, and its area in um2."""
+
+    mapped: Mapped
+    timing: Timing
+    area: float
+
+
+def _period(run: _Timed) -> float:
+    return run.timing.period
+
+
+def _timed(mapped: Mapped) -> _Timed:
+    return _Timed(mapped, analyse(mapped.netlist), sum(mapped.netlist.areas().values()))
 
 
 def _ticker(progress: Progress | None, steps: int) -> Callable[[], None]:

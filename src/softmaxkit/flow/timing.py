@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -42,7 +43,8 @@ class Timing:
 
     Attributes:
         period: shortest clock period in ns.
-        path: the critical path, from its start to its end.
+        paths: the longest paths, one to each transition of a net, from their start to their end; the first is critical.
+        required: clock period in ns that each transition at an endpoint requires; float64, (transitions,).
         arrivals: latest arrivals of rising and falling edges in ns, -inf if nothing arrives; float64, (nets, 2).
         slews: slews of these edges in ns; float64, (nets, 2).
         delays: mean delay in ns of the cell that drives each net; float64, (nets,).
@@ -54,7 +56,8 @@ class Timing:
     """
 
     period: float
-    path: tuple[Step, ...]
+    paths: tuple[tuple[Step, ...], ...]
+    required: Array
     arrivals: Array
     slews: Array
     delays: Array
@@ -62,6 +65,11 @@ class Timing:
     half: float
     hold: float
     shortest: tuple[Step, ...]
+
+    @property
+    def path(self) -> tuple[Step, ...]:
+        """The critical path; empty if there is none."""
+        return self.paths[0] if self.paths else ()
 
     @property
     def fmax_mhz(self) -> float:
@@ -79,6 +87,7 @@ def analyse(
     load: float = OUTPUT_LOAD,
     input_delay: float = 0.0,
     output_delay: float = 0.0,
+    paths: int = 1,
 ) -> Timing:
     """Find the critical path of a netlist, the path with the least hold slack, and all arrival times.
 
@@ -95,13 +104,12 @@ def analyse(
         load: load of outputs in pF.
         input_delay: from the clock edge to the arrival of inputs, in ns.
         output_delay: from the outputs to the next clock edge, in ns.
+        paths: number of paths to return.
 
     Raises:
         ToolError: there is a combinational loop.
     """
-    loads = netlist.loads.copy()
-    for nets in netlist.outputs.values():
-        np.add.at(loads, nets, load)
+    loads = netlist.loads_with(load)
     graph = timing_graph(netlist)
     late = _propagate(netlist, graph, loads, slew, input_delay)
     early = _propagate(netlist, graph, loads, slew, None)
@@ -110,20 +118,24 @@ def analyse(
         for end, place, need, name in _reached(graph.ends, late, 1)
     ]
     slacks = [_End(slack, 1, place, name, end.cell) for end, place, slack, name in _reached(graph.holds, early, -1)]
-    critical = max(needs, key=lambda end: (end.time * end.factor, *end[2:]), default=None)
-    closest = min(slacks, default=None)
-    period = critical.time * critical.factor if critical else 0.0
+    longest_at: dict[int, _End] = {}
+    for end in needs:
+        longest_at[end.place] = max(longest_at.get(end.place, end), end, key=_urgency)
+    longest = heapq.nlargest(paths, longest_at.values(), key=_urgency)
+    closest = heapq.nsmallest(1, slacks)
+    required = np.asarray([end.time * end.factor for end in needs])
     whole, half = (max((end.time for end in needs if end.factor == factor), default=-np.inf) for factor in (1, 2))
     return Timing(
-        max(period, 1e-3),
-        _trace(netlist, graph.edges, late, critical, period) if critical else (),
+        max(float(required.max(initial=0.0)), 1e-3),
+        tuple(_traces(netlist, graph.edges, late, longest)),
+        required,
         late.times.reshape(-1, 2),
         late.slews.reshape(-1, 2),
         late.delays / np.maximum(late.counts, 1),
         whole,
         half,
-        closest.time if closest else np.inf,
-        _trace(netlist, graph.edges, early, closest, closest.time) if closest else (),
+        closest[0].time if closest else np.inf,
+        next(_traces(netlist, graph.edges, early, closest), ()),
     )
 
 
@@ -158,6 +170,10 @@ class _End(NamedTuple):
     place: int
     name: str
     cell: str
+
+
+def _urgency(end: _End) -> tuple[float, int, str, str]:
+    return end.time * end.factor, end.place, end.name, end.cell
 
 
 def _propagate(netlist: Netlist, graph: Graph, loads: Array, slew: float, input_delay: float | None) -> _Arrivals:
@@ -213,19 +229,20 @@ def _reached(ends: Sequence[End], arrivals: _Arrivals, sign: int) -> Iterator[tu
                     yield end, int(place), float(time), name
 
 
-def _trace(netlist: Netlist, edges: Edges, arrivals: _Arrivals, end: _End, time: float) -> tuple[Step, ...]:
-    """Return the path to an endpoint, whose last step is at `time`."""
+def _traces(netlist: Netlist, edges: Edges, arrivals: _Arrivals, ends: Sequence[_End]) -> Iterator[tuple[Step, ...]]:
+    """Yield the path to each endpoint."""
     cells = {int(instance): group.cell.name for group in netlist.groups for instance in group.instances}
     ports = dict.fromkeys(np.flatnonzero(netlist.clock_nets).tolist(), f"{netlist.clock}, gated")
     ports |= {net: f"{name}[{bit}]" for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
-    path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], time)]
-    place = end.place
-    while place >= 0:
-        cause, edge, arrival = int(arrivals.cause[place]), ("rise", "fall")[place % 2], float(arrivals.times[place])
-        if cause < 0:
-            path.append(Step(ports.get(place // 2, "constant"), "input", edge, arrival))
-            break
-        instance = int(edges.instance[cause])
-        path.append(Step(netlist.names[instance], cells[instance], edge, arrival))
-        place = int(edges.source[cause])
-    return tuple(path[::-1])
+    for end in ends:
+        path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], end.time * end.factor)]
+        place = end.place
+        while place >= 0:
+            cause, edge, arrival = int(arrivals.cause[place]), ("rise", "fall")[place % 2], float(arrivals.times[place])
+            if cause < 0:
+                path.append(Step(ports.get(place // 2, "constant"), "input", edge, arrival))
+                break
+            instance = int(edges.instance[cause])
+            path.append(Step(netlist.names[instance], cells[instance], edge, arrival))
+            place = int(edges.source[cause])
+        yield tuple(path[::-1])
