@@ -60,7 +60,7 @@ def test_the_docs_say_what_large_arrays_cost_over_the_fit() -> None:
 
 
 def test_costs_of_arrays_are_never_negative() -> None:
-    """Exact's PV array for 8 channels is recorded as smaller than that for 4, which many channels must not multiply."""
+    """Netlists of small arrays differ by chance, which many channels must not multiply."""
     for method in ("exact", "softermax", "exaq"):
         spec = METHODS[method]().for_hardware()
         for pipeline in pipelines_of(spec):
