@@ -89,7 +89,7 @@ def test_cocotb_in_icarus(folder: Path) -> None:
 @pytest.mark.parametrize("form", ["baked", "loadable"])
 def test_cocotb_in_verilator(form: str, tmp_path: Path) -> None:
     path = find("verilator")
-    if path is None or () != tools._version(path, "--version") < OLDEST_FOR_COCOTB:  # PyPI's has none
+    if path is None or () != tools._version("verilator", path) < OLDEST_FOR_COCOTB:  # PyPI's has none
         pytest.skip("needs Verilator 5.036 or later, as cocotb does")
     check_cocotb(exported(small(LOADABLE, form), tmp_path / "folder"), "verilator")
 
