@@ -306,11 +306,11 @@ def test_several_paths_and_what_their_ends_require() -> None:
     # Both edges of x and y end at an output, and y, the later one, at two.
     circuit = hand_netlist("in", "x y", ["a inv_1 A=in Y=x", "b inv_1 A=x Y=y", "c dfxtp_1 CLK=clk D=y Q=q"])
     timing = analyse(circuit.netlist, paths=9)
-    ends = [(path[-1].edge, path[-2].instance) for path in timing.paths]
+    ends = [(path.steps[-1].edge, path.steps[-2].instance) for path in timing.paths]
     assert sorted(ends) == [("fall", "a"), ("fall", "b"), ("rise", "a"), ("rise", "b")]
-    times = [path[-1].time for path in timing.paths]
+    times = [path.steps[-1].time for path in timing.paths]
     assert times == sorted(times, reverse=True)
-    assert (timing.path, timing.period) == (timing.paths[0], times[0])
+    assert (timing.path, timing.period) == (timing.paths[0].steps, times[0])
     assert len(timing.required) == 6
     assert timing.required.max() == timing.period
     assert len(analyse(circuit.netlist).paths) == 1

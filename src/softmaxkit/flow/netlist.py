@@ -116,13 +116,23 @@ class Netlist:
         groups = tuple(group._replace(cell=library.cells[group.cell.name]) for group in self.groups)
         return replace(self, library=library, groups=groups)
 
-    def instance(self, index: int) -> tuple[Cell, dict[str, int]]:
-        """Return the library cell of an instance and the net of each pin; -1 where a pin is not connected."""
-        for group in self.groups:
-            place = int(np.searchsorted(group.instances, index))
-            if place < len(group.instances) and group.instances[place] == index:
-                return group.cell, {pin: int(nets[place]) for pin, nets in group.nets.items()}
-        raise IndexError(f"there is no instance {index}")
+    @cached_property
+    def _places(self) -> Array:
+        """Group of each instance, and its place in it; int64, (instances, 2)."""
+        places = np.zeros((len(self.names), 2), np.int64)
+        for number, group in enumerate(self.groups):
+            places[group.instances, 0] = number
+            places[group.instances, 1] = np.arange(len(group.instances))
+        return places
+
+    def cell(self, instance: int) -> Cell:
+        """Return the library cell of an instance."""
+        return self.groups[int(self._places[instance, 0])].cell
+
+    def pins(self, instance: int) -> dict[str, int]:
+        """Return the net of each pin of an instance; -1 where a pin is not connected."""
+        group, place = self._places[instance]
+        return {pin: int(nets[place]) for pin, nets in self.groups[group].nets.items()}
 
     def with_cells(self, cells: Mapping[int, Cell]) -> Netlist:
         """Return the netlist with other library cells for some instances, by index, with the same pins and function."""
@@ -190,9 +200,10 @@ def _of(group: Group, which: Array, cell: Cell) -> Group:
 
 def _joined(groups: Sequence[Group]) -> Group:
     """Return several groups of one cell as one, in the order of their instances."""
-    order = np.argsort(np.concatenate([group.instances for group in groups]))
+    instances = np.concatenate([group.instances for group in groups])
+    order = np.argsort(instances)
     columns = {pin: np.concatenate([group.nets[pin] for group in groups])[order] for pin in groups[0].nets}
-    return Group(groups[0].cell, np.concatenate([group.instances for group in groups])[order], columns)
+    return Group(groups[0].cell, instances[order], columns)
 
 
 def read_netlist(design: dict[str, Any], top: str, library: Library) -> Netlist:

@@ -53,6 +53,7 @@ def replacements(netlist: Netlist, clock: float) -> dict[str, str]:
     slack turns negative; otherwise half of them are tried. It ends after `ANALYSES`, or when nothing is left to try.
     """
     families = _families(netlist.library)
+    number = {name: instance for instance, name in enumerate(netlist.names)}
     replaced: dict[int, Cell] = {}
     refused: set[tuple[int, str]] = set()
     timing = analyse(netlist, paths=PATHS)
@@ -60,7 +61,7 @@ def replacements(netlist: Netlist, clock: float) -> dict[str, str]:
     for _ in range(ANALYSES):
         if timing.period <= clock:
             break
-        chosen = chosen or _Sizer(netlist, timing, families).choose(clock, refused)
+        chosen = chosen or _Sizer(netlist, timing, number, families).choose(clock, refused)
         if not chosen:
             break
         cells = {instance: move.cell for instance, move in chosen.items()}
@@ -124,9 +125,10 @@ class _Move(NamedTuple):
 class _Sizer:
     """Chooses the replacements of one netlist that is too slow."""
 
-    def __init__(self, netlist: Netlist, timing: Timing, families: Mapping[str, Sequence[Cell]]) -> None:
-        self._netlist, self._timing, self._families = netlist, timing, families
-        self._number = {name: instance for instance, name in enumerate(netlist.names)}
+    def __init__(
+        self, netlist: Netlist, timing: Timing, number: Mapping[str, int], families: Mapping[str, Sequence[Cell]]
+    ) -> None:
+        self._netlist, self._timing, self._number, self._families = netlist, timing, number, families
         self._loads = netlist.loads_with(OUTPUT_LOAD).tolist()
         self._small = SMALL * min((cell.area for family in families.values() for cell in family), default=0.0)
         self._moves: dict[tuple[int, ...], list[_Move]] = {}
@@ -139,12 +141,12 @@ class _Sizer:
         """
         chosen: dict[int, _Move] = {}
         for path in self._timing.paths:
-            if path[-1].time <= clock:
+            excess = path.steps[-1].time - clock
+            if excess <= 0:
                 break
-            stages = self._stages(path)
+            stages = self._stages(path.steps)
             places = [place for place, stage in enumerate(stages) if stage.instance in chosen]
-            excess = (path[-1].time - clock) / self._periods(path[-1].cell)
-            missing = excess - sum(chosen[stages[place].instance].gain for place in places)
+            missing = excess / path.factor - sum(chosen[stages[place].instance].gain for place in places)
             moves = [(place, move) for place in range(len(stages)) for move in self._moves_at(stages, place)]
             for place, move in sorted(moves, key=lambda placed: -placed[1].gain / max(placed[1].area, self._small)):
                 if missing <= 0:
@@ -156,11 +158,6 @@ class _Sizer:
                     missing -= move.gain
         return chosen
 
-    def _periods(self, end: str) -> int:
-        """Return by how much a period grows with the delay of a path to a cell: twice where half a period is due."""
-        cell = self._netlist.library.cells.get(end)
-        return 2 if cell and (cell.state is None or cell.state.kind == "latch") else 1
-
     def _stages(self, path: Sequence[Step]) -> list[_Stage]:
         """Return the cells of a path, from its start to its end."""
         start, *steps, _ = path
@@ -169,7 +166,7 @@ class _Sizer:
         stages = []
         for step in steps:
             instance, edge_out = self._number[step.instance], edges[step.edge]
-            cell, pins = self._netlist.instance(instance)
+            cell, pins = self._netlist.cell(instance), self._netlist.pins(instance)
             if source is None and cell.state is not None:
                 slew = 0.0  # the clock is ideal
             arrivals = self._timing.arrivals

@@ -37,13 +37,25 @@ class Step(NamedTuple):
     time: float
 
 
+class Path(NamedTuple):
+    """A path.
+
+    Attributes:
+        steps: from its start to its end, whose time is the clock period that the path requires.
+        factor: 2 if only half a period is available, else 1.
+    """
+
+    steps: tuple[Step, ...]
+    factor: int
+
+
 @dataclass(frozen=True)
 class Timing:
     """Result of a timing analysis.
 
     Attributes:
         period: shortest clock period in ns.
-        paths: the longest paths, one to each transition of a net, from their start to their end; the first is critical.
+        paths: the longest paths, one to each transition of a net; the first is critical.
         required: clock period in ns that each transition at an endpoint requires; float64, (transitions,).
         arrivals: latest arrivals of rising and falling edges in ns, -inf if nothing arrives; float64, (nets, 2).
         slews: slews of these edges in ns; float64, (nets, 2).
@@ -56,7 +68,7 @@ class Timing:
     """
 
     period: float
-    paths: tuple[tuple[Step, ...], ...]
+    paths: tuple[Path, ...]
     required: Array
     arrivals: Array
     slews: Array
@@ -68,8 +80,8 @@ class Timing:
 
     @property
     def path(self) -> tuple[Step, ...]:
-        """The critical path; empty if there is none."""
-        return self.paths[0] if self.paths else ()
+        """The steps of the critical path; empty if there is none."""
+        return self.paths[0].steps if self.paths else ()
 
     @property
     def fmax_mhz(self) -> float:
@@ -123,11 +135,11 @@ def analyse(
         longest_at[end.place] = max(longest_at.get(end.place, end), end, key=_urgency)
     longest = heapq.nlargest(paths, longest_at.values(), key=_urgency)
     closest = heapq.nsmallest(1, slacks)
-    required = np.asarray([end.time * end.factor for end in needs])
+    required = np.asarray([end.period for end in needs])
     whole, half = (max((end.time for end in needs if end.factor == factor), default=-np.inf) for factor in (1, 2))
     return Timing(
         max(float(required.max(initial=0.0)), 1e-3),
-        tuple(_traces(netlist, graph.edges, late, longest)),
+        tuple(map(Path, _traces(netlist, graph.edges, late, longest), (end.factor for end in longest))),
         required,
         late.times.reshape(-1, 2),
         late.slews.reshape(-1, 2),
@@ -171,9 +183,14 @@ class _End(NamedTuple):
     name: str
     cell: str
 
+    @property
+    def period(self) -> float:
+        """The clock period in ns that the path requires."""
+        return self.time * self.factor
+
 
 def _urgency(end: _End) -> tuple[float, int, str, str]:
-    return end.time * end.factor, end.place, end.name, end.cell
+    return end.period, end.place, end.name, end.cell
 
 
 def _propagate(netlist: Netlist, graph: Graph, loads: Array, slew: float, input_delay: float | None) -> _Arrivals:
@@ -231,11 +248,10 @@ def _reached(ends: Sequence[End], arrivals: _Arrivals, sign: int) -> Iterator[tu
 
 def _traces(netlist: Netlist, edges: Edges, arrivals: _Arrivals, ends: Sequence[_End]) -> Iterator[tuple[Step, ...]]:
     """Yield the path to each endpoint."""
-    cells = {int(instance): group.cell.name for group in netlist.groups for instance in group.instances}
     ports = dict.fromkeys(np.flatnonzero(netlist.clock_nets).tolist(), f"{netlist.clock}, gated")
     ports |= {net: f"{name}[{bit}]" for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
     for end in ends:
-        path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], end.time * end.factor)]
+        path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], end.period)]
         place = end.place
         while place >= 0:
             cause, edge, arrival = int(arrivals.cause[place]), ("rise", "fall")[place % 2], float(arrivals.times[place])
@@ -243,6 +259,6 @@ def _traces(netlist: Netlist, edges: Edges, arrivals: _Arrivals, ends: Sequence[
                 path.append(Step(ports.get(place // 2, "constant"), "input", edge, arrival))
                 break
             instance = int(edges.instance[cause])
-            path.append(Step(netlist.names[instance], cells[instance], edge, arrival))
+            path.append(Step(netlist.names[instance], netlist.cell(instance).name, edge, arrival))
             place = int(edges.source[cause])
         yield tuple(path[::-1])
