@@ -79,16 +79,18 @@ class End(NamedTuple):
         nets: int64, (n,).
         rise, fall: tables of setup or hold times for rising and falling transitions; None if there is none.
         factor: 2 if only half a period is available, else 1.
-        names: of the instances, or of the port.
         cell: name of the library cell, or "output".
+        instances: int64, (n,), the instances; empty for a port.
+        port: name of the port; empty for a pin.
     """
 
     nets: Array
     rise: Table | None
     fall: Table | None
     factor: int
-    names: list[str]
     cell: str
+    instances: Array
+    port: str = ""
 
 
 class Graph(NamedTuple):
@@ -123,17 +125,15 @@ def timing_graph(netlist: Netlist) -> Graph:
             if gating.any():
                 for pin in cell.inputs:
                     enables = gating & (group.nets[pin] > 1) & ~clock_nets[group.nets[pin]]
-                    names = [netlist.names[instance] for instance in group.instances[enables]]
-                    ends.append(End(group.nets[pin][enables], None, None, 2, names, cell.name))
+                    ends.append(End(group.nets[pin][enables], None, None, 2, cell.name, group.instances[enables]))
                     holds.append(ends[-1])
-        names = [netlist.names[instance] for instance in group.instances]
         latch = cell.state is not None and cell.state.kind == "latch"
         for pin, _, _, rise, fall in cell.setups:
-            whole = End(group.nets[pin], rise, fall, 1, names, cell.name)
+            whole = End(group.nets[pin], rise, fall, 1, cell.name, group.instances)
             ends.append(whole._replace(rise=None, fall=None, factor=2) if latch else whole)
-        holds += [End(group.nets[hold.pin], hold.rise, hold.fall, 1, names, cell.name) for hold in cell.holds]
+        holds += [End(group.nets[hold.pin], hold.rise, hold.fall, 1, cell.name, group.instances) for hold in cell.holds]
         for pin in {setup.pin for setup in cell.setups} - {hold.pin for hold in cell.holds}:
-            holds.append(End(group.nets[pin], None, None, 1, names, cell.name))
+            holds.append(End(group.nets[pin], None, None, 1, cell.name, group.instances))
         for arc in cell.arcs:
             if cell.state is not None and (cell.state.kind == "gate" or not arc.edge):
                 continue
@@ -150,7 +150,7 @@ def timing_graph(netlist: Netlist) -> Graph:
                 fill = np.full(len(instances), first)
                 parts.append((source, target, fill, fill + 1, instances, level, np.full(len(instances), latch)))
     for name, nets in netlist.outputs.items():
-        ends.append(End(np.asarray(nets, np.int64), None, None, 1, [name] * len(nets), "output"))
+        ends.append(End(np.asarray(nets, np.int64), None, None, 1, "output", np.zeros(0, np.int64), name))
     columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True)] or [
         np.zeros(0, np.int64)
     ] * 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -125,29 +124,25 @@ def analyse(
     graph = timing_graph(netlist)
     late = _propagate(netlist, graph, loads, slew, input_delay)
     early = _propagate(netlist, graph, loads, slew, None)
-    needs = [
-        _End(need + (output_delay if end.cell == "output" else 0.0), end.factor, place, name, end.cell)
-        for end, place, need, name in _reached(graph.ends, late, 1)
-    ]
-    slacks = [_End(slack, 1, place, name, end.cell) for end, place, slack, name in _reached(graph.holds, early, -1)]
-    longest_at: dict[int, _End] = {}
-    for end in needs:
-        longest_at[end.place] = max(longest_at.get(end.place, end), end, key=_urgency)
-    longest = heapq.nlargest(paths, longest_at.values(), key=_urgency)
-    closest = heapq.nsmallest(1, slacks)
-    required = np.asarray([end.period for end in needs])
-    whole, half = (max((end.time for end in needs if end.factor == factor), default=-np.inf) for factor in (1, 2))
+    needs = _reached(graph.ends, late, output_delay)
+    slacks = _reached(graph.holds, early, None)
+    required = needs.times * needs.factors
+    longest = _one_at_each(needs.places, np.lexsort((-needs.places, -required)), paths)
+    closest = np.lexsort((slacks.places, slacks.times))[:1]
+    whole, half = (float(needs.times[needs.factors == factor].max(initial=-np.inf)) for factor in (1, 2))
     return Timing(
         max(float(required.max(initial=0.0)), 1e-3),
-        tuple(map(Path, _traces(netlist, graph.edges, late, longest), (end.factor for end in longest))),
+        tuple(
+            map(Path, _traces(netlist, graph.edges, late, graph.ends, needs, longest), needs.factors[longest].tolist())
+        ),
         required,
         late.times.reshape(-1, 2),
         late.slews.reshape(-1, 2),
         late.delays / np.maximum(late.counts, 1),
         whole,
         half,
-        closest[0].time if closest else np.inf,
-        next(_traces(netlist, graph.edges, early, closest), ()),
+        float(slacks.times.min(initial=np.inf)),
+        next(_traces(netlist, graph.edges, early, graph.holds, slacks, closest), ()),
     )
 
 
@@ -167,30 +162,21 @@ class _Arrivals(NamedTuple):
     counts: Array
 
 
-class _End(NamedTuple):
-    """The end of a path.
+class _Reached(NamedTuple):
+    """The endpoints at which something arrives.
 
     Attributes:
-        time: time in ns that the path requires, or its hold slack.
-        factor: 2 if only half a period is available, else 1.
-        place: index of the transition in `_Arrivals`.
-        name, cell: name and library cell of the instance or port.
+        times: time in ns that the longest path requires, or the hold slack; float64, (n,).
+        factors: 2 where only half a period is available, else 1; int64, (n,).
+        places: index of the transition in `_Arrivals`; int64, (n,).
+        end, row: the endpoint: index in the graph's ends or holds, and row in that; int64, (n,).
     """
 
-    time: float
-    factor: int
-    place: int
-    name: str
-    cell: str
-
-    @property
-    def period(self) -> float:
-        """The clock period in ns that the path requires."""
-        return self.time * self.factor
-
-
-def _urgency(end: _End) -> tuple[float, int, str, str]:
-    return end.period, end.place, end.name, end.cell
+    times: Array
+    factors: Array
+    places: Array
+    end: Array
+    row: Array
 
 
 def _propagate(netlist: Netlist, graph: Graph, loads: Array, slew: float, input_delay: float | None) -> _Arrivals:
@@ -230,29 +216,43 @@ def _propagate(netlist: Netlist, graph: Graph, loads: Array, slew: float, input_
     return _Arrivals(times, slews, cause, delays, counts)
 
 
-def _reached(ends: Sequence[End], arrivals: _Arrivals, sign: int) -> Iterator[tuple[End, int, float, str]]:
-    """Yield endpoints at which something arrives: `(end, place, arrival plus sign times its constraint, name)`."""
-    for end in ends:
+def _reached(ends: Sequence[End], arrivals: _Arrivals, output_delay: float | None) -> _Reached:
+    """Return the endpoints at which something arrives, for setup or, if `output_delay` is None, for hold."""
+    times, others = [np.zeros(0)], [np.zeros((4, 0), np.int64)]
+    for number, end in enumerate(ends):
         for edge, table in ((RISE, end.rise), (FALL, end.fall)):
-            connected = end.nets >= 0
-            places = end.nets[connected] * 2 + edge
-            times = arrivals.times[places]
+            rows = np.flatnonzero((end.nets >= 0) & np.isfinite(arrivals.times[end.nets * 2 + edge]))
+            places = end.nets[rows] * 2 + edge
+            time, factor = arrivals.times[places], 1 if output_delay is None else end.factor
             if table is not None:
-                slews = np.where(np.isfinite(times), arrivals.slews[places], 0.0)
-                times = times + sign * table.at(slews, np.zeros(len(places)))  # the clock is ideal, so its slew is 0
-            names = [name for name, used in zip(end.names, connected, strict=True) if used]
-            for place, time, name in zip(places, times, names, strict=True):
-                if np.isfinite(time):
-                    yield end, int(place), float(time), name
+                check = table.at(arrivals.slews[places], np.zeros(len(places)))  # the clock is ideal, so its slew is 0
+                time = time - check if output_delay is None else time + check
+            times.append(time + output_delay if output_delay is not None and end.port else time)
+            others.append(np.stack(np.broadcast_arrays(factor, places, number, rows)))
+    return _Reached(np.concatenate(times), *np.concatenate(others, axis=1))
 
 
-def _traces(netlist: Netlist, edges: Edges, arrivals: _Arrivals, ends: Sequence[_End]) -> Iterator[tuple[Step, ...]]:
-    """Yield the path to each endpoint."""
+def _one_at_each(places: Array, order: Array, count: int) -> Array:
+    """Return the first `count` indices of `order` that are at different places."""
+    taken: dict[int, int] = {}
+    for index in order:
+        if len(taken) == count:
+            break
+        taken.setdefault(int(places[index]), int(index))
+    return np.asarray([*taken.values()], np.int64)
+
+
+def _traces(
+    netlist: Netlist, edges: Edges, arrivals: _Arrivals, ends: Sequence[End], reached: _Reached, chosen: Array
+) -> Iterator[tuple[Step, ...]]:
+    """Yield the path to each of the chosen endpoints."""
     ports = dict.fromkeys(np.flatnonzero(netlist.clock_nets).tolist(), f"{netlist.clock}, gated")
     ports |= {net: f"{name}[{bit}]" for name, nets in netlist.inputs.items() for bit, net in enumerate(nets)}
-    for end in ends:
-        path = [Step(end.name, end.cell, ("rise", "fall")[end.place % 2], end.period)]
-        place = end.place
+    for index in chosen:
+        end, place = ends[int(reached.end[index])], int(reached.places[index])
+        name = end.port or netlist.names[end.instances[reached.row[index]]]
+        time = float(reached.times[index] * reached.factors[index])
+        path = [Step(name, end.cell, ("rise", "fall")[place % 2], time)]
         while place >= 0:
             cause, edge, arrival = int(arrivals.cause[place]), ("rise", "fall")[place % 2], float(arrivals.times[place])
             if cause < 0:
