@@ -10,17 +10,16 @@ namespace {
 
 // The parameters of all heads.
 struct Heads {
-    const float* offsets;
-    bool per_head;
+    Offsets offsets;
     float highest, log2_base;
 
-    Exponential of(const Place& place) const { return {offsets[per_head ? place.head : 0], highest, log2_base}; }
+    Exponential of(const Place& place) const { return {offsets.at(place), highest, log2_base}; }
 };
 
 template <class T>
 void exponential(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, uintptr_t offsets,
                  bool per_head, float highest, float log2_base) {
-    const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
+    const Heads heads{{reinterpret_cast<const float*>(offsets), per_head}, highest, log2_base};
     const auto row = [=](const auto& scores, auto result, int64_t keys, const Place& place) {
         exponential_row(scores, result, keys, heads.of(place));
     };
@@ -32,7 +31,7 @@ template <class T>
 void exponential_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
                           uintptr_t offsets, bool per_head, float highest, float log2_base, uintptr_t gradient,
                           uintptr_t sums) {
-    const Heads heads{reinterpret_cast<const float*>(offsets), per_head, highest, log2_base};
+    const Heads heads{{reinterpret_cast<const float*>(offsets), per_head}, highest, log2_base};
     const auto row = [=](const auto& scores, T* result, int64_t keys, const Place& place) {
         const double sum = exponential_backward_row(scores, reinterpret_cast<const T*>(gradient) + place.to, result,
                                                     keys, heads.of(place));

@@ -30,6 +30,14 @@ struct Place {
     int64_t from, to, mask, seen, head, row;
 };
 
+// Numbers that are subtracted from the scores or added to them: one for all heads, or one per head.
+struct Offsets {
+    const float* values;
+    bool per_head;
+
+    float at(const Place& place) const { return values[per_head ? place.head : 0]; }
+};
+
 // Calls visit(place) for rows `begin` to `end` of a layout.
 template <class Visit>
 void walk(const Layout& layout, int64_t begin, int64_t end, const Visit& visit) {

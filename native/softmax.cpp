@@ -10,17 +10,18 @@ namespace softmaxkit {
 namespace {
 
 template <class T>
-void softmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads) {
-    run_rows<T>(from, to, mask, layout, threads, SoftmaxRows<T>(layout.keys));
+void softmax(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, float log2_base) {
+    run_rows<T>(from, to, mask, layout, threads, SoftmaxRows<T>(layout.keys, log2_base));
 }
 
 template <class T>
 void softmax_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, int64_t rows, int64_t keys,
-                      int threads) {
+                      int threads, float log_base) {
     parallel_for(rows, least_rows(keys), threads, [=](int64_t begin, int64_t end) {
         for (int64_t at = begin * keys; at < end * keys; at += keys) {
             softmax_backward_row(reinterpret_cast<const T*>(probabilities) + at,
-                                 reinterpret_cast<const T*>(gradient) + at, reinterpret_cast<T*>(to) + at, keys);
+                                 reinterpret_cast<const T*>(gradient) + at, reinterpret_cast<T*>(to) + at, keys,
+                                 log_base);
         }
     });
 }

@@ -1,4 +1,4 @@
-// Softmax of a row: exponentials and their sum, block by block, relative to the maximum so far (online softmax), and
+// Softmax of a row to any base: exponentials and their sum, block by block, relative to the maximum so far (online softmax), and
 // their quotients; and its gradient.
 #pragma once
 
@@ -25,9 +25,9 @@ struct Exponentials {
     float maximum = -infinity;
     double sum = 0.0;
 
-    float factor(int64_t begin) const {
+    float factor(int64_t begin, float log2_base) const {
         if (keys <= block) return static_cast<float>(1.0 / sum);
-        return static_cast<float>(std::exp2((maxima[begin / block].score - maximum) * log2e) / sum);
+        return static_cast<float>(std::exp2((maxima[begin / block].score - maximum) * log2_base) / sum);
     }
 };
 
@@ -36,7 +36,7 @@ struct Exponentials {
 template <class T>
 class SoftmaxRows {
 public:
-    explicit SoftmaxRows(int64_t longest) : longest_(longest) {}
+    SoftmaxRows(int64_t longest, float log2_base) : longest_(longest), log2_base_(log2_base) {}
 
     template <class Row>
     void operator()(const Row& scores, T* to, int64_t keys, const Place&) {
@@ -89,9 +89,9 @@ private:
     static constexpr int64_t vectors = chains * width;
     static constexpr auto nothing = [](auto, auto) {};
 
-    static auto exponential(float less) {
-        return [less](const Vector& score, auto) {
-            return exp2<std::is_same_v<T, float> ? 6 : 4>((score - less) * log2e);
+    auto exponential(float less) const {
+        return [less, rate = log2_base_](const Vector& score, auto) {
+            return exp2<std::is_same_v<T, float> ? 6 : 4>((score - less) * rate);
         };
     }
 
@@ -116,14 +116,14 @@ private:
         const int64_t end = std::min(begin + block, row.keys);
         const float largest = row_maximum(scores + begin, end - begin);
         if (largest > row.maximum) {
-            if (row.sum > 0.0) row.sum *= std::exp2((row.maximum - largest) * log2e);
+            if (row.sum > 0.0) row.sum *= std::exp2((row.maximum - largest) * log2_base_);
             row.maximum = largest;
         }
         row.maxima[begin / block].score = row.maximum;
         const float less = finite(row.maximum);
         auto sums = Of::zero();
         if (both > begin) {
-            const float factor = held_.factor(begin);
+            const float factor = held_.factor(begin, log2_base_);
             const auto divide_held = [from = held_.values + begin, factor, to = held_to_ + begin](auto key, auto some) {
                 Of::scale(from, factor, to, key, some);
             };
@@ -137,10 +137,10 @@ private:
 
     // Divides the exponentials from `begin` up to `end`.
     template <class To>
-    static void divide(const Exponentials<T>& row, To to, int64_t begin, int64_t end) {
+    void divide(const Exponentials<T>& row, To to, int64_t begin, int64_t end) const {
         while (begin < end) {
             const int64_t until = std::min(end, (begin / block + 1) * block);
-            Of::scale_all(row.values + begin, row.factor(begin), to + begin, until - begin);
+            Of::scale_all(row.values + begin, row.factor(begin, log2_base_), to + begin, until - begin);
             begin = until;
         }
     }
@@ -154,6 +154,7 @@ private:
     }
 
     const int64_t longest_;  // keys of the longest row
+    const float log2_base_;
     float* values_ = nullptr;
     typename Exponentials<T>::Maximum* maxima_ = nullptr;
     Exponentials<T> held_{};  // of the row whose result has not been written yet; without keys if there is none
@@ -161,13 +162,13 @@ private:
     int64_t held_at_ = 0;
 };
 
-// The gradient of the scores, given probabilities p and their gradient g: p * (g - sum(p * g)).
+// The gradient of the scores, given probabilities p and their gradient g: p * (g - sum(p * g)) * log(base).
 template <class T>
-void softmax_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys) {
+void softmax_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys, float log_base) {
     const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
     const auto product = [&](int64_t key, auto count) { return p(key, count, 0.0f) * g(key, count, 0.0f); };
     const auto mean = static_cast<float>(row_sum(keys, product));
-    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, p(key, count) * (g(key, count) - mean), count); });
+    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, p(key, count) * (g(key, count) - mean) * log_base, count); });
 }
 
 }  // namespace softmaxkit

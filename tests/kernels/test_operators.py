@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exact, Exaq, softmax_topk
+from softmaxkit import ConSmax, Exact, Exaq, Softermax, softmax_topk
 from softmaxkit.kernels import backends, launch, operators, rows
 from softmaxkit.methods.base.spec import Spec
 
@@ -29,10 +29,14 @@ def test_operators_pass_opcheck(dtype: torch.dtype) -> None:
     scores, mask = scores_of(2, 3, 5, 40, dtype=dtype), torch.rand(5, 40) < 0.7
     for values in (scores, scores.clone().requires_grad_()):
         torch.library.opcheck(operators.softmax.overload, (values, mask, True))
+        torch.library.opcheck(operators.softmax_to_base.overload, (values, 2.0, mask))
         torch.library.opcheck(operators.exponential.overload, (values, torch.zeros(3), 1.0, math.e, mask))
+        torch.library.opcheck(operators.logistic.overload, (values, torch.zeros(3), mask))
     torch.library.opcheck(operators.levels.overload, (scores, -5.0, EXPONENTIALS, mask))
     torch.library.opcheck(operators.topk.overload, (scores, 7))
     torch.library.opcheck(operators.softmax_backward.overload, (scores, scores))
+    torch.library.opcheck(operators.softmax_to_base_backward.overload, (scores, scores, 2.0))
+    torch.library.opcheck(operators.logistic_backward.overload, (scores, scores))
     torch.library.opcheck(operators.exponential_backward.overload, (scores, scores, torch.zeros(3), 1.0, 2.0, mask))
 
 
@@ -54,9 +58,14 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
         exponent = (values - offset[:, None, None]).clamp(max=0.0)
         return torch.where(mask, exponent.exp(), 0.0)
 
+    def by_logistic(values: Tensor, offset: Tensor) -> Tensor:
+        return torch.where(mask, torch.sigmoid(values - offset[:, None, None]), 0.0)
+
     pairs: list[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Tensor, ...]]] = [
         (lambda s: operators.softmax(s, mask), lambda s: Exact().module()(s, mask), (scores,)),
+        (lambda s: operators.softmax_to_base(s, 2.0, mask), lambda s: Softermax().module()(s, mask), (scores,)),
         (lambda s, o: operators.exponential(s, o, 1.0, math.e, mask), by_torch, (scores, offset)),
+        (lambda s, o: operators.logistic(s, -o, mask), by_logistic, (scores, offset)),
     ]
     for ours, truth, inputs in pairs:
         for result, expected in zip(
@@ -66,29 +75,25 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
             assert (result - expected).abs().max() <= 2.0**-22 * 4 * math.sqrt(15 * keys)
 
 
-class BaseRows:
-    """Softmax to a base as Triton's row kernels compute it."""
-
-    @staticmethod
-    def softmax(scores: Tensor, mask: Tensor, is_causal: bool, base: float) -> Tensor:
-        return torch.softmax((scores.float() * math.log(base)).masked_fill(~mask, -math.inf), -1).to(scores.dtype)
-
-
 @pytest.mark.parametrize("dtype", launch.DTYPES)
-@pytest.mark.parametrize("case", ["softmax", "causal", "softmax to base 2", "exponential", "exponential to base 2"])
-def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(
-    case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if case == "softmax to base 2":  # whose kernel needs a GPU
-        monkeypatch.setattr(operators, "_triton_rows", lambda: BaseRows)
+@pytest.mark.parametrize(
+    "case", ["softmax", "causal", "softmax to base 2", "exponential", "exponential to base 2", "logistic"]
+)
+def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(case: str, dtype: torch.dtype) -> None:
     scores, offset = scores_of(2, 3, 5, 17, dtype=dtype), torch.tensor([0.5, 1.0, 9.0])
     mask, causal = torch.rand(5, 17, generator=torch.Generator().manual_seed(2)) < 0.8, case == "causal"
-    base, limit, is_softmax = (2.0 if "base 2" in case else math.e), 0.9, "exponential" not in case
+    base, limit, is_softmax = (
+        (2.0 if "base 2" in case else math.e),
+        0.9,
+        "exponential" not in case and case != "logistic",
+    )
     attended = mask & torch.ones(5, 17, dtype=torch.bool).tril(12) if causal else mask
 
     def by_torch(scores: Tensor, offset: Tensor) -> Tensor:
         if is_softmax:
             return Exact().module()(scores * math.log(base), attended)  # type: ignore[no-any-return]
+        if case == "logistic":
+            return torch.where(attended, torch.sigmoid(scores - offset[:, None, None]), 0.0)
         exponent = (scores - offset[:, None, None]).clamp(max=math.log(limit, base))
         return torch.where(attended, base**exponent, 0.0)
 
@@ -96,6 +101,8 @@ def test_gradients_of_gradients_are_those_of_the_torch_form_in_float64(
         if is_softmax:
             to_e = base == math.e
             return operators.softmax(scores, mask, causal) if to_e else operators.softmax_to_base(scores, base, mask)
+        if case == "logistic":
+            return operators.logistic(scores, -offset, mask)
         return operators.exponential(scores, offset, limit, base, mask)
 
     weights, directions = scores_of(2, 2, 3, 5, 17).double(), torch.tensor([0.3, -1.0, 2.0]).double()

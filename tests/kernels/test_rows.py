@@ -68,6 +68,30 @@ def test_softmax_errs_at_most_twice_as_much_as_torch(length: int, dtype: torch.d
     assert (result[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("length", [*LENGTHS, 5000])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_softmax_to_a_base(length: int, dtype: torch.dtype) -> None:
+    """A score of size 30 errs by 2**-24 of itself when multiplied, and its power by as much times 30 log(base)."""
+    scores = scores_of(3, 5, length).to(dtype)
+    mask = torch.rand(5, length, generator=torch.Generator().manual_seed(1)) < 0.6
+    gradient = scores_of(3, 5, length, seed=1).to(dtype)
+    for base in (2.0, 10.0):
+        truth = reference(scores.double() * math.log(base), mask)
+        result = rows.softmax(scores, mask, base=base)
+        relative = 60 * math.log(base) * 2.0**-24 + 2.0**-20 if dtype == torch.float32 else 2.0**-8
+        assert ((result.double() - truth).abs() <= relative * truth + 2.0**-126).all()
+        back = rows.softmax_backward(result, gradient, base).double()
+        p, g = result.double(), gradient.double()
+        expected = p * (g - (p * g).sum(-1, keepdim=True)) * math.log(base)
+        tolerance = 2.0 ** (-20 if dtype == torch.float32 else -7)
+        assert torch.allclose(back, expected, rtol=tolerance, atol=tolerance * float((p * g).abs().max()))
+    for wrong in (1.0, 0.5, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"base must be finite and above 1, got {wrong}"):
+            rows.softmax(scores, base=wrong)
+        with pytest.raises(ValueError, match=f"base must be finite and above 1, got {wrong}"):
+            rows.softmax_backward(scores, scores, wrong)
+
+
 @pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 3, 40), (2, 3, 4, 40), (2, 1, 3, 4, 40), (2, 2, 1, 3, 4, 40)])
 def test_axes_and_strides(shape: tuple[int, ...]) -> None:
     scores = scores_of(*shape)
@@ -236,7 +260,7 @@ def test_exceptions_reach_the_caller_from_every_thread() -> None:
     kernels, keys, nothing = launch.loaded(), 2**60, [0, 0, 0, 0]  # no memory has room for the exponentials of a row
     layout = kernels.Layout([1, 1, 1, 3], nothing, nothing, nothing, keys, 0, False, False)
     with pytest.raises((MemoryError, ValueError)):
-        kernels.softmax_bfloat16(0, 0, 0, layout, 3)
+        kernels.softmax_bfloat16(0, 0, 0, layout, 3, 1.0)
     scores = scores_of(64, 1000)
     assert torch.equal(rows.softmax(scores)[5], rows.softmax(scores[5]))
 

@@ -127,7 +127,7 @@ def analyse(
     needs = _reached(graph.ends, late, output_delay)
     slacks = _reached(graph.holds, early, None)
     required = needs.times * needs.factors
-    longest = _one_at_each(needs.places, np.lexsort((-needs.places, -required)), paths)
+    longest = _first_by_place(needs.places, np.lexsort((-needs.places, -required)), paths)
     closest = np.lexsort((slacks.places, slacks.times))[:1]
     whole, half = (float(needs.times[needs.factors == factor].max(initial=-np.inf)) for factor in (1, 2))
     return Timing(
@@ -232,7 +232,7 @@ def _reached(ends: Sequence[End], arrivals: _Arrivals, output_delay: float | Non
     return _Reached(np.concatenate(times), *np.concatenate(others, axis=1))
 
 
-def _one_at_each(places: Array, order: Array, count: int) -> Array:
+def _first_by_place(places: Array, order: Array, count: int) -> Array:
     """Return the first `count` indices of `order` that are at different places."""
     taken: dict[int, int] = {}
     for index in order:

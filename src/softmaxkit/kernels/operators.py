@@ -37,16 +37,16 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
 
 @operator("cpu", "cuda")
 def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Softmax to a given base, otherwise as `rows.softmax`; differentiable. Only Triton has this kernel."""
+    """Softmax to a given base, otherwise as `softmax`."""
     _refuse_forward_mode()
-    result: Tensor = _triton_rows().softmax(scores, mask, is_causal, base)
+    result: Tensor = _rows(scores).softmax(scores, mask, is_causal, base)
     return result
 
 
 @operator("cpu", "cuda")
 def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: float) -> Tensor:
     """Gradient of the scores of `softmax_to_base`."""
-    result: Tensor = _triton_rows().softmax_backward(probabilities, gradient, base)
+    result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient, base)
     return result
 
 
@@ -91,6 +91,19 @@ def exponential_backward(
     return result
 
 
+@operator("cpu")
+def logistic(scores: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """The logistic function of score plus bias, as `rows.logistic`; differentiable with respect to scores and bias."""
+    _refuse_forward_mode()
+    return rows.logistic(scores, bias, mask, is_causal)
+
+
+@operator("cpu")
+def logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of the scores of `logistic`, and its row sums, as `rows.logistic_backward`."""
+    return rows.logistic_backward(probabilities, gradient)
+
+
 @operator("cpu", "cuda")
 def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
@@ -124,13 +137,16 @@ def _like_the_first(first: Tensor, *rest: Any) -> Tensor:
     return torch.empty(first.shape, dtype=first.dtype, device=first.device)
 
 
-for of_scores in (softmax, softmax_backward, softmax_to_base, softmax_to_base_backward, exponential, levels):
+for of_scores in (softmax, softmax_backward, softmax_to_base, softmax_to_base_backward, exponential, logistic, levels):
     of_scores.register_fake(_like_the_first)
 
 
-@exponential_backward.register_fake
-def _(scores: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return _like_the_first(scores), scores.new_empty(scores.shape[:-1], dtype=torch.float32)
+def _gradient_and_sums(values: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _like_the_first(values), values.new_empty(values.shape[:-1], dtype=torch.float32)
+
+
+for of_offset in (exponential_backward, logistic_backward):
+    of_offset.register_fake(_gradient_and_sums)
 
 
 @topk.register_fake
@@ -178,9 +194,30 @@ def _exponential_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, N
     arguments = (scores, gradient, offset, ctx.limit, ctx.base, mask, ctx.is_causal)
     compute = _differentiable_exponential_backward if torch.is_grad_enabled() else exponential_backward
     result, sums = compute(*arguments)
+    return result, -_sum_of_heads(sums, offset), None, None, None, None
+
+
+def _sum_of_heads(sums: Tensor, offset: Tensor) -> Tensor:
+    """Return row sums added up to the shape of an offset, () or (heads,), in its dtype."""
     heads = sums.ndim - 2 if offset.ndim else None  # the axis that the offset has
-    summed = sums.sum([axis for axis in range(sums.ndim) if axis != heads])
-    return result, -summed.to(offset.dtype), None, None, None, None
+    return sums.sum([axis for axis in range(sums.ndim) if axis != heads]).to(offset.dtype)
+
+
+def _keep_probabilities_and_bias(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(output, inputs[1])
+
+
+def _logistic_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    probabilities, bias = ctx.saved_tensors
+    compute = _differentiable_logistic_backward if torch.is_grad_enabled() else logistic_backward
+    result, sums = compute(probabilities, gradient)
+    return result, _sum_of_heads(sums, bias), None, None
+
+
+def _differentiable_logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    p = probabilities.float()
+    result = torch.where(p == 0, 0.0, p * (1 - p) * gradient.float())
+    return result.to(probabilities.dtype), result.sum(-1)
 
 
 def _differentiable_exponential_backward(
@@ -210,6 +247,7 @@ def _differentiable_exponential_backward(
 softmax.register_autograd(_softmax_gradient, setup_context=_keep_probabilities)
 softmax_to_base.register_autograd(_softmax_to_base_gradient, setup_context=_keep_probabilities_and_base)
 exponential.register_autograd(_exponential_gradient, setup_context=_keep_arguments)
+logistic.register_autograd(_logistic_gradient, setup_context=_keep_probabilities_and_bias)
 
 
 class RowCall(NamedTuple):
@@ -244,11 +282,12 @@ class RowCall(NamedTuple):
 
 
 TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
-NATIVE_OPERATORS = ("softmax", "exponential", "levels", "topk")
+NATIVE_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "topk")
 OPERATORS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "softmax_to_base": softmax_to_base,
     "exponential": exponential,
+    "logistic": logistic,
     "levels": levels,
     "topk": topk,
 }

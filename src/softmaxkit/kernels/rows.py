@@ -15,46 +15,70 @@ from torch import Tensor
 from softmaxkit.kernels.launch import DTYPES, address, empty, kernels_for, run
 
 
-def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
-    """Return softmax over the last axis; zeros for a fully masked row, NaN for a row that attends to NaN or +inf.
+def softmax(
+    scores: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    base: float = math.e,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return softmax to a base over the last axis.
+
+    It is zeros for a fully masked row, and NaN for a row that attends to NaN or +inf.
 
     Args:
         scores: float32 or bfloat16 on the CPU, (..., queries, keys).
         mask: boolean, True where attended, broadcasts to the scores.
         is_causal: mask the keys after each query, with the last query aligned to the last key.
+        base: finite, above 1.
         out: receives the result; contiguous, with the shape and dtype of the scores, not in their memory. Without it,
             allocating the result takes longer than the kernel.
 
     Raises:
         RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
         TypeError: the scores are not float32 or bfloat16 on the CPU, or the mask is not boolean on the CPU.
-        ValueError: the mask does not broadcast to the scores, or `out` is not as described.
+        ValueError: the mask does not broadcast to the scores, the base is out of range, or `out` is not as described.
     """
-    return run("softmax", scores, mask, is_causal, out=out)
+    _check_base(base)
+    return run("softmax", scores, mask, is_causal, math.log2(base), out=out)
 
 
-def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
+def _check_base(base: float) -> None:
+    """Raise ValueError if a base is not finite and above 1."""
+    if not 1 < base < math.inf:
+        raise ValueError(f"base must be finite and above 1, got {base}")
+
+
+def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
     """Return the gradient of the scores of `softmax`.
 
     Args:
         probabilities: the result of `softmax`.
         gradient: of the probabilities, with their shape.
+        base: as passed to `softmax`.
 
     Returns:
         The shape and dtype of the probabilities.
 
     Raises:
         RuntimeError, TypeError: as `softmax`.
-        ValueError: the gradient has another shape.
+        ValueError: the gradient has another shape, or the base is out of range.
     """
+    _check_base(base)
+    return _backward("softmax_backward", probabilities, gradient, (), math.log(base))
+
+
+def _backward(name: str, probabilities: Tensor, gradient: Tensor, results: tuple[int, ...], *parameters: Any) -> Tensor:
+    """Run the kernel of a gradient that follows from the probabilities; `results` are addresses of other results."""
     kernels = kernels_for(probabilities)
     g = gradient_like(gradient, probabilities, "probabilities")
     p = probabilities.contiguous()
     result = empty(p.shape, p.dtype)
     if p.numel():
-        kernel = getattr(kernels, f"softmax_backward_{DTYPES[p.dtype]}")
+        kernel = getattr(kernels, f"{name}_{DTYPES[p.dtype]}")
         rows, keys = p.numel() // p.shape[-1], p.shape[-1]
-        kernel(address(p), address(g), address(result), rows, keys, torch.get_num_threads())
+        pointers = address(p), address(g), address(result), *results
+        kernel(*pointers, rows, keys, torch.get_num_threads(), *parameters)
     return result
 
 
@@ -146,9 +170,56 @@ def _exponential_parameters(
     scores: Tensor, offset: Tensor, limit: float, base: float
 ) -> tuple[Tensor, tuple[Any, ...]]:
     """Return the offsets, float32 on the CPU, and the arguments that follow their address in a kernel's signature."""
-    check_offset(offset, heads_of(scores))
-    offsets = offset.detach().to("cpu", torch.float32).reshape(-1).contiguous()
+    offsets = _offsets(scores, offset, "offset")
     return offsets, (offset.ndim == 1, log_limit(limit, base), math.log2(base))
+
+
+def _offsets(scores: Tensor, offset: Tensor, name: str) -> Tensor:
+    """Return an offset, checked, as the kernels read it: float32 on the CPU, (1,) or (heads,)."""
+    check_offset(offset, heads_of(scores), name)
+    return offset.detach().to("cpu", torch.float32).reshape(-1).contiguous()
+
+
+def logistic(
+    scores: Tensor,
+    bias: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return the logistic function `1 / (1 + exp(-(score + bias)))` of each element.
+
+    Args:
+        scores: as `softmax`; (..., heads, queries, keys) if each head has its own bias.
+        bias: floating, converted to float32, () or (heads,).
+        mask: as `softmax`.
+        is_causal: as `softmax`.
+        out: as `softmax`.
+
+    Raises:
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: as `softmax`, or the bias has another shape.
+    """
+    biases = _offsets(scores, bias, "bias")
+    return run("logistic", scores, mask, is_causal, address(biases), bias.ndim == 1, out=out)
+
+
+def logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the scores of `logistic`, and its row sums.
+
+    Args:
+        probabilities: the result of `logistic`.
+        gradient: of the probabilities, with their shape.
+
+    Returns:
+        The gradient, with the shape and dtype of the probabilities; and its sums over the last axis, float32.
+
+    Raises:
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: the gradient has another shape.
+    """
+    sums = torch.zeros(probabilities.shape[:-1], dtype=torch.float32, device="cpu")
+    return _backward("logistic_backward", probabilities, gradient, (address(sums),)), sums
 
 
 def levels(
@@ -182,15 +253,15 @@ def heads_of(scores: Tensor) -> int | None:
     return scores.shape[-3] if scores.ndim > 2 else None
 
 
-def check_offset(offset: Tensor, heads: int | None) -> None:
-    """Check that an offset is one number, or one for each head.
+def check_offset(offset: Tensor, heads: int | None, name: str = "offset") -> None:
+    """Check that an offset is one number, or one for each head; `name` is what errors call it.
 
     Raises:
         ValueError: it is neither; without heads it must be one number.
     """
     if offset.shape not in ((), (heads,)):
         per_head = "" if heads is None else f"({heads},) or "
-        raise ValueError(f"offset must be {per_head}a scalar, got {tuple(offset.shape)}")
+        raise ValueError(f"{name} must be {per_head}a scalar, got {tuple(offset.shape)}")
 
 
 def check_levels(clip: float, exponentials: Sequence[float]) -> None:

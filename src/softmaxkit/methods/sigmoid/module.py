@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.integers import CodeTableCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
@@ -65,6 +66,10 @@ class SigmoidModule(SoftmaxModule):
         """Compute the sigmoid."""
         bias = self.bias.to(scores.dtype)
         return torch.where(attended, torch.sigmoid(scores + (bias[:, None, None] if self.per_head else bias)), 0.0)
+
+    def row_call(self, device: torch.device) -> RowCall:
+        """Return the kernel of the logistic function, which exists only on CPUs."""
+        return RowCall("logistic", (self.bias,))
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensor `bias`, if present, in the shape of the parameter."""

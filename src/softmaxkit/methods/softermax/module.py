@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -36,9 +35,9 @@ class SoftermaxModule(SoftmaxModule):
         """Base of the float form: 2, or e with `log2e`."""
         return self.spec.base
 
-    def row_call(self, device: torch.device) -> RowCall | None:
-        """Return the kernel of softmax to this base, which exists only on GPUs."""
-        return RowCall("softmax_to_base", (self.spec.base,)) if runs_on_gpu(device) else None
+    def row_call(self, device: torch.device) -> RowCall:
+        """Return the kernel of softmax to this base."""
+        return RowCall("softmax_to_base", (self.spec.base,))
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the integer form; None if its products are too wide."""

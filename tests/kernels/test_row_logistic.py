@@ -1,0 +1,64 @@
+"""The native kernel of the logistic function against float64: biases per head, masks, extremes, and its gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from row_inputs import LENGTHS, scores_of
+
+from softmaxkit.kernels import backends, launch, rows
+
+if backends.native() is None:
+    pytest.skip("the native kernels are not built", allow_module_level=True)
+
+pytestmark = pytest.mark.usefixtures("build")
+
+
+@pytest.mark.parametrize("bias", [-6.24, [0.5, -3.0, 9.0]])
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_logistic(length: int, dtype: torch.dtype, bias: float | list[float]) -> None:
+    scores, biases = scores_of(2, 3, 5, length).to(dtype), torch.tensor(bias)
+    sums = scores.double() + (biases.double()[:, None, None] if biases.ndim else biases.double())
+    truth = sums.sigmoid()
+    # float32 rounds the sum and its product with log2(e), which exp multiplies by the sum; a few roundings come after.
+    relative = (2 * sums.abs() + 6) * 2.0**-24 if dtype == torch.float32 else 2.0**-8
+    result = rows.logistic(scores, biases)
+    assert ((result.double() - truth).abs() <= relative * truth).all()
+    mask = torch.rand(5, length, generator=torch.Generator().manual_seed(1)) < 0.6
+    masked = rows.logistic(scores, biases, mask)
+    assert ((masked.double() - torch.where(mask, truth, 0.0)).abs() <= relative * truth).all()
+    assert (masked[..., ~mask] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_extremes(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0, -80.0]], dtype=dtype)
+    result = rows.logistic(scores, torch.tensor(0.0))[0]
+    assert result[0].isnan()
+    assert result[1:6].tolist() == [1.0, 0.0, 1.0, 0.0, 0.5]
+    assert math.isclose(float(result[6]), math.exp(-80.0), rel_tol=2e-5 if dtype == torch.float32 else 2.0**-8)
+
+
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_the_gradient_and_its_sums(dtype: torch.dtype) -> None:
+    probabilities = scores_of(2, 3, 5, 77).sigmoid().to(dtype)
+    gradient = scores_of(2, 3, 5, 77, seed=1).to(dtype)
+    probabilities[..., 7], gradient[..., 7] = 0.0, math.inf  # a masked key
+    p, g = probabilities.double(), gradient.double()
+    truth = torch.where(p == 0, 0.0, p * (1 - p) * g)
+    result, sums = rows.logistic_backward(probabilities, gradient)
+    assert result.dtype == dtype
+    assert (
+        (result.double() - truth).abs() <= (4 * 2.0**-24 if dtype == torch.float32 else 2.0**-8) * truth.abs()
+    ).all()
+    assert torch.allclose(sums.double(), truth.sum(-1), atol=77 * 2.0**-24 * float(truth.abs().max()) * 4)
+    with pytest.raises(ValueError, match=r"gradient must have the shape of the probabilities, \(2, 3, 5, 77\)"):
+        rows.logistic_backward(probabilities, gradient[..., :1])
+
+
+def test_the_bias_is_checked() -> None:
+    with pytest.raises(ValueError, match=r"bias must be \(3,\) or a scalar, got \(5,\)"):
+        rows.logistic(scores_of(2, 3, 5, 7), torch.zeros(5))
