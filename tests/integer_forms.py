@@ -13,7 +13,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
-from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Q, Sigmoid, Softermax, Spec
+from softmaxkit import FP16, UQ, ConSmax, Exact, Exaq, Float, Index, Q, Sigmoid, Softermax, Spec
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.methods import METHODS, method_class
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -25,11 +25,10 @@ NUMBERS: dict[str, dict[str, Any]] = {
     **{name: dict(cases.default.numbers) for name, cases in BY_METHOD.items()},
     "consmax": {**PER_HEAD, "scale": [0.07, 1 / 16, 0.031]},
 }
-WITH_KERNEL = [name for name in METHODS if name != "index"]  # whose golden runs by torch
 FORMS: list[tuple[Spec, dict[str, Any]]] = [
     *(
         (spec, PER_HEAD if spec == ConSmax(tables="shift") else NUMBERS[name])  # which has one scale alone
-        for name in WITH_KERNEL
+        for name in METHODS
         for spec in method_class(name).variants()
     ),
     (Exact(schedule="online"), {}),
@@ -43,6 +42,8 @@ FORMS: list[tuple[Spec, dict[str, Any]]] = [
     (ConSmax(tables="whole"), {**PER_HEAD, "largest": [0.2, 1.0, 0.01]}),
     (Exact(exponential_segments=1, taylor_degree=3), {}),
     (Sigmoid(scores=Q(5, 5), output=UQ(0, 8)), {"bias": [-5.5, 0.0, 2.5]}),
+    (Index(bits=8, clip=13.2, table_bits=16, output_bits=16, scores=Q(8, 8), reciprocal=UQ(1, 18)), {}),
+    (Index(bits=2, clip=3.0, scores=Q(6, 2), output_bits=2, reciprocal=UQ(1, 4), reciprocal_segments=1), {}),
     (Softermax(maximum="global", integer_maximum="floor", rounding="floor"), {}),
     (Softermax(input=Q(6, 4), power_segments=8, output=UQ(1, 15), slice_width=32), {}),
     (Softermax(input=Q(6, 10), unnormalised=UQ(1, 23), reciprocal=UQ(1, 20), output=UQ(1, 24), slice_width=7), {}),
@@ -51,7 +52,7 @@ FORMS: list[tuple[Spec, dict[str, Any]]] = [
     (Exaq(bits=4, accumulator="plain", scores=Q(5, 11), output=UQ(1, 20), reciprocal=UQ(1, 12)), {"clip": -8.0}),
 ]
 IDS = [f"{spec.method} {spec.variant}".strip() for spec, _ in FORMS]
-DEFAULTS = [next(form for form in FORMS if form[0].method == name) for name in WITH_KERNEL]
+DEFAULTS = [next(form for form in FORMS if form[0].method == name) for name in METHODS]
 
 
 def module_of(spec: Spec, numbers: dict[str, Any]) -> SoftmaxModule:
@@ -102,6 +103,7 @@ def with_a_changed_entry(kernel: Any, method: str) -> Any:
         "softermax": ("powers", -4),
         "exaq": ("exponentials", -1),
         "sigmoid": ("probabilities", (0, 0, 128)),
+        "index": ("entries", -1),
     }[method]
     table = torch.as_tensor(getattr(kernel, name)).clone()
     table[place] = 0

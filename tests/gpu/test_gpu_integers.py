@@ -32,7 +32,10 @@ from softmaxkit.kernels import backends, builds
 
 pytest.importorskip("triton")
 LENGTHS = (1, 7, 33, 100)
-DEFAULTS = [form for form in FORMS if form[0] == BY_METHOD[form[0].method].default.spec]
+ON_CPUS_ONLY = ("index",)
+DEFAULTS = [
+    form for form in FORMS if form[0] == BY_METHOD[form[0].method].default.spec and form[0].method not in ON_CPUS_ONLY
+]
 
 
 def on(module: Any, device: torch.device) -> Any:
@@ -42,6 +45,8 @@ def on(module: Any, device: torch.device) -> Any:
 def every_form() -> Iterator[Any]:
     """Yield their places; to the kernels those that name another clip are the same, and run in the slow tests."""
     for form, ((spec, _), name) in enumerate(zip(FORMS, IDS, strict=True)):
+        if spec.method in ON_CPUS_ONLY:
+            continue
         marks = pytest.mark.slow if getattr(spec, "clip", "gaussian") != "gaussian" else []
         yield pytest.param(form, id=name, marks=marks)
 

@@ -78,7 +78,7 @@ def test_long_rows_are_those_of_float64(keys: int, device: torch.device) -> None
     given = [x.to(device) for x in (scores, mask, gradient)]
     for base in (2.0, math.e):
         exact = in_float64(scores, base, mask)
-        result = rows.softmax(given[0], given[1], base=base)
+        result = rows.softmax_to_base(given[0], base, given[1])
         # Differences of scores up to 30 and their exponentials, each rounded to 24 bits.
         torch.testing.assert_close(result.cpu().double(), exact, rtol=64 * 2.0**-24, atol=0.0)
         back = rows.softmax_backward(result, given[2], base).cpu().double()

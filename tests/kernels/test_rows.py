@@ -77,7 +77,7 @@ def test_softmax_to_a_base(length: int, dtype: torch.dtype) -> None:
     gradient = scores_of(3, 5, length, seed=1).to(dtype)
     for base in (2.0, 10.0):
         truth = reference(scores.double() * math.log(base), mask)
-        result = rows.softmax(scores, mask, base=base)
+        result = rows.softmax_to_base(scores, base, mask)
         relative = 60 * math.log(base) * 2.0**-24 + 2.0**-20 if dtype == torch.float32 else 2.0**-8
         assert ((result.double() - truth).abs() <= relative * truth + 2.0**-126).all()
         back = rows.softmax_backward(result, gradient, base).double()
@@ -87,7 +87,7 @@ def test_softmax_to_a_base(length: int, dtype: torch.dtype) -> None:
         assert torch.allclose(back, expected, rtol=tolerance, atol=tolerance * float((p * g).abs().max()))
     for wrong in (1.0, 0.5, math.inf, math.nan):
         with pytest.raises(ValueError, match=f"base must be finite and above 1, got {wrong}"):
-            rows.softmax(scores, base=wrong)
+            rows.softmax_to_base(scores, wrong)
         with pytest.raises(ValueError, match=f"base must be finite and above 1, got {wrong}"):
             rows.softmax_backward(scores, scores, wrong)
 

@@ -11,7 +11,11 @@ import torch
 
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.cli import main
+from softmaxkit.kernels import rows
 from softmaxkit.kernels.backends import backend_name
+from softmaxkit.kernels.operators import NATIVE_OPERATORS, OPERATORS, TRITON_OPERATORS
+from softmaxkit.methods import METHODS, method_class
+from softmaxkit.methods.softermax.module import SoftermaxModule
 from softmaxkit.studies import speed
 from softmaxkit.studies.contenders import kernel_mode
 from softmaxkit.studies.machine import processor
@@ -91,8 +95,16 @@ def test_specs_that_differ_in_their_clip_alone_are_measured_once() -> None:
     )
 
 
-def test_compare_shows_the_mode_that_has_a_kernel() -> None:
-    assert [kernel_mode(spec) for spec in (ConSmax(), Exaq(), Softermax())] == ["float", "float", "integer"]
+def test_compare_shows_the_mode_that_has_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {kernel_mode(method_class(name)()) for name in METHODS} == {"float"}
+    monkeypatch.setattr(SoftermaxModule, "row_call", lambda module, device: None)
+    assert kernel_mode(Softermax()) == "integer"
+
+
+def test_every_row_kernel_can_be_called_by_the_name_of_its_operator() -> None:
+    assert set(OPERATORS) == {*NATIVE_OPERATORS, *TRITON_OPERATORS}
+    for name in NATIVE_OPERATORS:
+        assert callable(getattr(rows, name))
 
 
 def test_specs_that_compute_the_same_have_one_speed() -> None:

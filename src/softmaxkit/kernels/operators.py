@@ -37,9 +37,9 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
 
 @operator("cpu", "cuda")
 def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Softmax to a given base, otherwise as `softmax`."""
+    """Softmax to a base, as `rows.softmax_to_base`; differentiable."""
     _refuse_forward_mode()
-    result: Tensor = _rows(scores).softmax(scores, mask, is_causal, base)
+    result: Tensor = _rows(scores).softmax_to_base(scores, base, mask, is_causal)
     return result
 
 
@@ -115,6 +115,15 @@ def levels(
 
 
 @operator("cpu")
+def level_table(
+    scores: Tensor, clip: float, entries: list[float], mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """Entries of a table by level, divided by their sum, as `rows.level_table`; not differentiable."""
+    _refuse_forward_mode()
+    return rows.level_table(scores, clip, entries, mask, is_causal)
+
+
+@operator("cpu")
 def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest probabilities and their indices, as `rows.topk`; not differentiable."""
     _refuse_forward_mode()
@@ -137,7 +146,16 @@ def _like_the_first(first: Tensor, *rest: Any) -> Tensor:
     return torch.empty(first.shape, dtype=first.dtype, device=first.device)
 
 
-for of_scores in (softmax, softmax_backward, softmax_to_base, softmax_to_base_backward, exponential, logistic, levels):
+for of_scores in (
+    softmax,
+    softmax_backward,
+    softmax_to_base,
+    softmax_to_base_backward,
+    exponential,
+    logistic,
+    levels,
+    level_table,
+):
     of_scores.register_fake(_like_the_first)
 
 
@@ -282,12 +300,13 @@ class RowCall(NamedTuple):
 
 
 TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
-NATIVE_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "topk")
+NATIVE_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "level_table", "topk")
 OPERATORS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "softmax_to_base": softmax_to_base,
     "exponential": exponential,
     "logistic": logistic,
     "levels": levels,
+    "level_table": level_table,
     "topk": topk,
 }

@@ -14,30 +14,47 @@ from torch import Tensor
 
 from softmaxkit.kernels.launch import DTYPES, address, empty, kernels_for, run
 
+MOST_ENTRIES = 256
+"""Maximum entries of a table of levels."""
 
-def softmax(
-    scores: Tensor,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-    base: float = math.e,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Return softmax to a base over the last axis.
 
-    It is zeros for a fully masked row, and NaN for a row that attends to NaN or +inf.
+def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
+    """Return softmax over the last axis; zeros for a fully masked row, NaN for a row that attends to NaN or +inf.
 
     Args:
         scores: float32 or bfloat16 on the CPU, (..., queries, keys).
         mask: boolean, True where attended, broadcasts to the scores.
         is_causal: mask the keys after each query, with the last query aligned to the last key.
-        base: finite, above 1.
         out: receives the result; contiguous, with the shape and dtype of the scores, not in their memory. Without it,
             allocating the result takes longer than the kernel.
 
     Raises:
         RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
         TypeError: the scores are not float32 or bfloat16 on the CPU, or the mask is not boolean on the CPU.
-        ValueError: the mask does not broadcast to the scores, the base is out of range, or `out` is not as described.
+        ValueError: the mask does not broadcast to the scores, or `out` is not as described.
+    """
+    return softmax_to_base(scores, math.e, mask, is_causal, out)
+
+
+def softmax_to_base(
+    scores: Tensor,
+    base: float,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return softmax to a base over the last axis, otherwise as `softmax`.
+
+    Args:
+        scores: as `softmax`.
+        base: finite, above 1.
+        mask: as `softmax`.
+        is_causal: as `softmax`.
+        out: as `softmax`.
+
+    Raises:
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: as `softmax`, or the base is out of range.
     """
     _check_base(base)
     return run("softmax", scores, mask, is_causal, math.log2(base), out=out)
@@ -55,7 +72,7 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math
     Args:
         probabilities: the result of `softmax`.
         gradient: of the probabilities, with their shape.
-        base: as passed to `softmax`.
+        base: as passed to `softmax_to_base`; that of `softmax` if omitted.
 
     Returns:
         The shape and dtype of the probabilities.
@@ -248,6 +265,36 @@ def levels(
     return run("levels", scores, mask, is_causal, clip, list(exponentials), out=out)
 
 
+def level_table(
+    scores: Tensor,
+    clip: float,
+    entries: Sequence[float],
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Return entries of a table, divided by their sum, for the distances from a row's maximum, rounded to levels.
+
+    Args:
+        scores: as `softmax`.
+        clip: the lowest level, negative; the highest is 0.
+        entries: for each level, evenly spaced from the clip up to 0; 2 to 256 of them, not negative, the last positive.
+        mask: as `softmax`.
+        is_causal: as `softmax`.
+        out: as `softmax`.
+
+    Raises:
+        RuntimeError, TypeError: as `softmax`.
+        ValueError: as `softmax`, or the clip or the entries are out of range.
+    """
+    check_clip(clip)
+    if not 2 <= len(entries) <= MOST_ENTRIES or not all(0 <= entry < math.inf for entry in entries) or entries[-1] == 0:
+        raise ValueError(
+            f"entries must be 2 to {MOST_ENTRIES} numbers, finite and not negative, and positive for level 0"
+        )
+    return run("level_table", scores, mask, is_causal, clip, list(entries), out=out)
+
+
 def heads_of(scores: Tensor) -> int | None:
     """Return the number of heads of scores, (..., heads, queries, keys); None if they have no such axis."""
     return scores.shape[-3] if scores.ndim > 2 else None
@@ -272,6 +319,15 @@ def check_levels(clip: float, exponentials: Sequence[float]) -> None:
     """
     if len(exponentials) not in (4, 8, 16):
         raise ValueError(f"there must be 4, 8 or 16 levels, got {len(exponentials)}")
+    check_clip(clip)
+
+
+def check_clip(clip: float) -> None:
+    """Check that a lowest level is negative and finite.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not -math.inf < clip < 0:
         raise ValueError(f"clip must be negative and finite, got {clip}")
 

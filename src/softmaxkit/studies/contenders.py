@@ -118,7 +118,7 @@ def _softmax_of(spec: Spec, mode: str, scores: Tensor, truth: Callable[[], Tenso
 def attention_contenders(
     specs: Sequence[Spec], shape: tuple[int, ...], seed: int = 0, compiled: bool = False, dtype: str = FLOAT32
 ) -> list[Contender]:
-    """Return a copy of keys and values, torch's attention, and the attention of each spec that has a float kernel.
+    """Return a copy of keys and values, torch's attention, and the attention of each spec that has a fused one.
 
     Torch's runs in float32 and in bfloat16 on the same numbers, and with a single query the methods' over quantised
     caches too.
@@ -167,8 +167,8 @@ def attention_contenders(
     caches = {bits: KeyValueCache(own[1], own[2], bits) for bits in BITS} if decoded else {}
     attend = partial(attention, enable_gqa=bool(fewer))
     for spec in specs:
-        if kernel_mode(spec) != "float":
-            continue  # its integer kernel serves softmax only; attention would run in plain torch
+        if not has_fused_attention(spec):
+            continue  # it would run in plain torch
         numbers = spec.sample_parameters(keys, SPREAD)
         figures = make_result(spec, "float")
         contenders.append(contender(figures, partial(attend, *own, spec, **numbers), spec))

@@ -80,8 +80,13 @@ def rows_of(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Rows:
     return Rows(source, bits, sizes, (*source.stride(), *bits.stride()), constants)
 
 
-def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, base: float = math.e) -> Tensor:
-    """Return softmax to a base, as `softmaxkit.kernels.rows.softmax`."""
+def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Return softmax, as `softmaxkit.kernels.rows.softmax`."""
+    return softmax_to_base(scores, math.e, mask, is_causal)
+
+
+def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Return softmax to a base, as `softmaxkit.kernels.rows.softmax_to_base`."""
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     if result.numel():
         single = rows.sizes[3] <= rows.constants["COLUMNS"]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
+from softmaxkit.kernels.backends import runs_on_gpu
+from softmaxkit.kernels.integers import IntegerCall
+from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax, quantised_distance
+from softmaxkit.methods.index.kernels import integer_call
 
 if TYPE_CHECKING:
     from softmaxkit.methods.index.spec import Index
@@ -21,6 +27,18 @@ class IndexModule(SoftmaxModule):
     """
 
     spec: Index
+
+    def row_call(self, device: torch.device) -> RowCall | None:
+        """Return the kernel of a table by levels, which exists only on CPUs and has no gradient."""
+        if runs_on_gpu(device):
+            return None
+        top = self.spec.levels - 1
+        entries = (math.exp(-self.spec.clip * (top - level) / top) for level in range(1, self.spec.levels))
+        return RowCall("level_table", (-float(self.spec.clip), [0.0, *entries]), differentiable=False)
+
+    def integer_call(self, constants: Any) -> IntegerCall | None:
+        """Return the kernel of the integer form."""
+        return integer_call(self.spec, constants)
 
     def float_forward(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Round with a straight-through gradient, then apply softmax to the keys that are not at the clip."""

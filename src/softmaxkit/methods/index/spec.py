@@ -106,10 +106,14 @@ class Index(Spec):
         return 1 - self.thresholds[0]
 
     @cached_property
+    def levels_by_distance(self) -> tuple[int, ...]:
+        """Level by the distance between two codes, from 0 to `farthest`."""
+        return tuple(sum(-distance >= least for least in self.thresholds) for distance in range(self.farthest + 1))
+
+    @cached_property
     def entries(self) -> tuple[int, ...]:
         """Table entries by the distance between two codes, from 0 to `farthest`."""
-        levels = (sum(-distance >= least for least in self.thresholds) for distance in range(self.farthest + 1))
-        return tuple(self.exponentials[level] for level in levels)
+        return tuple(self.exponentials[level] for level in self.levels_by_distance)
 
     def reference(self, scores: ArrayLike, mask: ArrayLike | None = None, **parameters: Any) -> NDArray[np.float64]:
         """Compute softmax of distances rounded to an address, with an exact exp except 0 at the clip, in float64."""
