@@ -1,4 +1,4 @@
-// Python bindings of softmax over the levels of a table.
+// Python bindings of softmax over the levels of a table, and of the gradient of levels.
 #include "level_table.hpp"
 
 #include <nanobind/stl/vector.h>
@@ -19,9 +19,26 @@ void level_table(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& lay
     });
 }
 
+// Probabilities and their gradient have the layout of the result.
+template <class T>
+void levels_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads, float clip,
+                     uintptr_t probabilities, uintptr_t gradient) {
+    const auto row = [=](const auto& scores, T* result, int64_t keys, const Place& place) {
+        levels_backward_row(scores, reinterpret_cast<const T*>(probabilities) + place.to,
+                            reinterpret_cast<const T*>(gradient) + place.to, result, keys, clip);
+    };
+    run_rows<T, false>(from, to, mask, layout, threads, row);
+}
+
+template <class T>
+void bind(nanobind::module_& m, const char* type) {
+    define(m, "level_table", type, &level_table<T>);
+    define(m, "levels_backward", type, &levels_backward<T>);
+}
+
 const Registration registration([](nanobind::module_& m) {
-    define(m, "level_table", "float32", &level_table<float>);
-    define(m, "level_table", "bfloat16", &level_table<bfloat16>);
+    bind<float>(m, "float32");
+    bind<bfloat16>(m, "bfloat16");
 });
 
 }  // namespace

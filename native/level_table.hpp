@@ -1,5 +1,5 @@
 // Softmax of a row whose distances from the maximum are rounded to many evenly spaced levels: the entries of a table by
-// level, divided by their sum.
+// level, divided by their sum; and the gradient of this and of the few levels of levels.hpp.
 #pragma once
 
 #include <bit>
@@ -62,6 +62,22 @@ void level_table_row(const Row& scores, To to, int64_t keys, const LevelTable& t
     }
     if (!(sum > 0.0)) return fill_invalid(scores, to, keys);
     Of::scale_all(values, static_cast<float>(1.0 / sum), to, keys);
+}
+
+// The gradient of the scores, straight through the rounding, of results p that are entries or exponentials of levels,
+// given their gradient g: p * (g - sum(p * g)), but 0 below the clip. The row's maximum counts as a constant.
+template <class T, class Row>
+void levels_backward_row(const Row& scores, const T* probabilities, const T* gradient, T* to, int64_t keys,
+                         float clip) {
+    const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
+    const float maximum = row_maximum(scores, keys);
+    const auto product = [&](int64_t key, auto count) { return p(key, count, 0.0f) * g(key, count, 0.0f); };
+    const auto mean = static_cast<float>(row_sum(keys, product));
+    sweep(keys, [&](int64_t key, auto, auto count) {
+        Vector result = p(key, count) * (g(key, count) - mean);
+        replace(result, !(scores(key, count) - maximum >= clip), 0.0f);
+        put(to + key, result, count);
+    });
 }
 
 }  // namespace softmaxkit

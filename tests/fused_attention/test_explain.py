@@ -37,7 +37,8 @@ def test_the_best_build_runs() -> None:
 @pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
 def test_reasons_of_the_call() -> None:
     assert "float64" in reasons(softmaxkit.explain(ConSmax(), ROWS.double(), beta=1.0, gamma=1.0))
-    assert "no gradient" in reasons(softmaxkit.explain(Exaq(), ROWS.clone().requires_grad_(), clip=-4.0))
+    learned = QUERY.clone().requires_grad_()
+    assert "no gradient" in reasons(softmaxkit.explain(Exaq(), learned, learned, learned, clip=-4.0))
     blended = ConSmax().module()
     blended.set_homotopy(0.5)
     assert "no kernel for this form" in reasons(blended.choose(ROWS)[1])

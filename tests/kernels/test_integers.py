@@ -168,7 +168,11 @@ def test_gradients_are_those_without_kernels(
     native = run()
     monkeypatch.setenv(builds.VARIABLE, "none")
     backends.reset()
-    assert all(torch.equal(one, other) for one, other in zip(native, run(), strict=True))
+    result, gradient = run()
+    assert torch.equal(native[0], result)
+    # That of the float form, in which kernels and torch's functions err by some roundings of what they add up.
+    assert torch.equal(native[1].isnan(), gradient.isnan())
+    torch.testing.assert_close(native[1], gradient, rtol=2.0**-18, atol=2.0**-18, equal_nan=True)
 
 
 def test_the_kernel_follows_the_constants() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exact, Exaq, Softermax, softmax_topk
+from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax, softmax_topk
 from softmaxkit.kernels import backends, launch, operators, rows
 from softmaxkit.methods.base.spec import Spec
 
@@ -32,11 +32,13 @@ def test_operators_pass_opcheck(dtype: torch.dtype) -> None:
         torch.library.opcheck(operators.softmax_to_base.overload, (values, 2.0, mask))
         torch.library.opcheck(operators.exponential.overload, (values, torch.zeros(3), 1.0, math.e, mask))
         torch.library.opcheck(operators.logistic.overload, (values, torch.zeros(3), mask))
-    torch.library.opcheck(operators.levels.overload, (scores, -5.0, EXPONENTIALS, mask))
+        torch.library.opcheck(operators.levels.overload, (values, -5.0, EXPONENTIALS, mask))
+        torch.library.opcheck(operators.level_table.overload, (values, -5.0, [0.0, 0.5, 1.0], mask))
     torch.library.opcheck(operators.topk.overload, (scores, 7))
     torch.library.opcheck(operators.softmax_backward.overload, (scores, scores))
     torch.library.opcheck(operators.softmax_to_base_backward.overload, (scores, scores, 2.0))
     torch.library.opcheck(operators.logistic_backward.overload, (scores, scores))
+    torch.library.opcheck(operators.levels_backward.overload, (scores, scores, scores, -5.0, mask))
     torch.library.opcheck(operators.exponential_backward.overload, (scores, scores, torch.zeros(3), 1.0, 2.0, mask))
 
 
@@ -61,11 +63,14 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
     def by_logistic(values: Tensor, offset: Tensor) -> Tensor:
         return torch.where(mask, torch.sigmoid(values - offset[:, None, None]), 0.0)
 
+    exaq, index = Exaq(bits=3).module(clip=-5.0), Index().module()
     pairs: list[tuple[Callable[..., Tensor], Callable[..., Tensor], tuple[Tensor, ...]]] = [
         (lambda s: operators.softmax(s, mask), lambda s: Exact().module()(s, mask), (scores,)),
         (lambda s: operators.softmax_to_base(s, 2.0, mask), lambda s: Softermax().module()(s, mask), (scores,)),
         (lambda s, o: operators.exponential(s, o, 1.0, math.e, mask), by_torch, (scores, offset)),
         (lambda s, o: operators.logistic(s, -o, mask), by_logistic, (scores, offset)),
+        (lambda s: exaq(s, mask), lambda s: exaq(s, mask), (scores,)),  # in float64 there is no kernel
+        (lambda s: index(s, mask), lambda s: index(s, mask), (scores,)),
     ]
     for ours, truth, inputs in pairs:
         for result, expected in zip(

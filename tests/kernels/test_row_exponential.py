@@ -9,7 +9,7 @@ import torch
 from row_inputs import scores_of
 
 from softmaxkit import ConSmax
-from softmaxkit.kernels import backends, launch, rows
+from softmaxkit.kernels import backends, launch, row_gradients, rows
 from softmaxkit.methods.base.rows import attended_keys
 
 if backends.native() is None:
@@ -59,13 +59,13 @@ def test_the_scores_decide_where_the_limit_stops_the_gradient(dtype: torch.dtype
         step = logarithm.abs() * 2.0**-7 + 1e-6  # of bfloat16
         near = torch.stack((logarithm - 2 * step, logarithm + 2 * step)).to(dtype)
         scores = torch.cat((near, torch.tensor([10.0, -10.0]).to(dtype)))[None]
-        gradient, sums = rows.exponential_backward(scores, one, zero, limit)
+        gradient, sums = row_gradients.exponential_backward(scores, one, zero, limit)
         expected = torch.where(scores.float() > logarithm, 0.0, scores.float().exp())
         assert torch.equal(gradient == 0, expected == 0)
         assert torch.allclose(gradient.float(), expected, rtol=1e-6 if dtype == torch.float32 else 2.0**-8)
         assert torch.allclose(sums, expected.sum(-1), rtol=1e-6)
     just_below = torch.tensor([[-0.0019]], dtype=dtype)  # in bfloat16 its exponential is rounded to 1
-    assert (rows.exponential_backward(just_below, one[:, :1], zero, 1.0)[0] > 0.99).all()
+    assert (row_gradients.exponential_backward(just_below, one[:, :1], zero, 1.0)[0] > 0.99).all()
 
 
 @pytest.mark.parametrize("per_head", [False, True])
@@ -83,9 +83,9 @@ def test_exponential_gradient_with_masks_and_strides(per_head: bool, dtype: torc
         truth = torch.where(attended, base ** exponent.clamp(max=math.log(0.9, base)), 0.0)
         truth.backward(weights.float())  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
-        gradient, sums = rows.exponential_backward(scores, weights, offset, 0.9, base, mask, True)
+        gradient, sums = row_gradients.exponential_backward(scores, weights, offset, 0.9, base, mask, True)
         tolerance = 1e-5 if dtype == torch.float32 else 2.0**-8
         assert torch.allclose(gradient.float(), leaf.grad, rtol=tolerance, atol=1e-30)
         assert torch.allclose(sums, leaf.grad.sum(-1), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="gradient must have the shape of the scores"):
-        rows.exponential_backward(scores, weights[0], offset)
+        row_gradients.exponential_backward(scores, weights[0], offset)

@@ -81,3 +81,28 @@ def test_packed_codes_require_finite_scores() -> None:
         scores[1, 39] = wrong
         with pytest.raises(ValueError, match="infinite or NaN"):
             packed.levels(scores, *arguments)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_the_gradient_passes_through_the_rounding_but_not_below_the_clip(bits: Any, dtype: torch.dtype) -> None:
+    spec = Exaq(bits=bits, share="head")
+    clips = [-4.0, -6.0, -9.5]
+    ours, torchs = (spec.module(heads=3, clip=clips) for _ in range(2))
+    scores, weights = scores_of(2, 3, 5, 77).to(dtype), scores_of(2, 3, 5, 77, seed=1).to(dtype)
+    mask = torch.rand(5, 77, generator=torch.Generator().manual_seed(1)) < 0.6
+    mask[3] = False
+    leaf, wide = scores.clone().requires_grad_(), scores.double().requires_grad_()
+    assert ours.choose(leaf)[1].native
+    assert not torchs.choose(wide)[1].kernel
+    (ours(leaf, mask) * weights).sum().backward()
+    (torchs(wide, mask) * weights).sum().backward()
+    assert leaf.grad is not None
+    assert wide.grad is not None
+    # Results err by some roundings, a score that rounds to a border of two levels aside, of which there is none here.
+    tolerance = 2.0 ** (-18 if dtype == torch.float32 else -6)
+    torch.testing.assert_close(leaf.grad.double(), wide.grad, rtol=tolerance, atol=tolerance)
+    distance = scores.double() - scores.masked_fill(~mask, -math.inf).amax(-1, keepdim=True).double()
+    below = (distance < torch.tensor(clips)[:, None, None]) | ~mask
+    assert 0.1 < below.double().mean() < 0.99
+    assert (leaf.grad[below.expand_as(leaf.grad)] == 0).all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from row_inputs import LENGTHS, scores_of
 
-from softmaxkit.kernels import backends, launch, rows
+from softmaxkit.kernels import backends, launch, row_gradients, rows
 
 if backends.native() is None:
     pytest.skip("the native kernels are not built", allow_module_level=True)
@@ -49,14 +49,14 @@ def test_the_gradient_and_its_sums(dtype: torch.dtype) -> None:
     probabilities[..., 7], gradient[..., 7] = 0.0, math.inf  # a masked key
     p, g = probabilities.double(), gradient.double()
     truth = torch.where(p == 0, 0.0, p * (1 - p) * g)
-    result, sums = rows.logistic_backward(probabilities, gradient)
+    result, sums = row_gradients.logistic_backward(probabilities, gradient)
     assert result.dtype == dtype
     assert (
         (result.double() - truth).abs() <= (4 * 2.0**-24 if dtype == torch.float32 else 2.0**-8) * truth.abs()
     ).all()
     assert torch.allclose(sums.double(), truth.sum(-1), atol=77 * 2.0**-24 * float(truth.abs().max()) * 4)
     with pytest.raises(ValueError, match=r"gradient must have the shape of the probabilities, \(2, 3, 5, 77\)"):
-        rows.logistic_backward(probabilities, gradient[..., :1])
+        row_gradients.logistic_backward(probabilities, gradient[..., :1])
 
 
 def test_the_bias_is_checked() -> None:

@@ -13,7 +13,7 @@ from row_inputs import LENGTHS, scores_of
 from torch import Tensor
 
 from softmaxkit import ConSmax, Exact, Exaq
-from softmaxkit.kernels import backends, launch, rows
+from softmaxkit.kernels import backends, launch, row_gradients, rows
 from softmaxkit.kernels.threads import torch_threads
 from softmaxkit.methods.base.rows import attended_keys
 
@@ -43,10 +43,10 @@ def test_sums_of_long_rows_are_those_of_float64() -> None:
     for result in (rows.softmax(scores)[0, [7, 8]], rows.topk(scores, 2)[0][0]):
         torch.testing.assert_close(result.double(), truth[0, [7, 8]], rtol=tolerance, atol=0.0)
     offset = torch.tensor(0.5)
-    sums = rows.exponential_backward(scores, gradient, offset)[1].double()
+    sums = row_gradients.exponential_backward(scores, gradient, offset)[1].double()
     torch.testing.assert_close(sums, ((scores.double() - 0.5).exp() * 0.7).sum(-1), rtol=tolerance, atol=0.0)
     probabilities = torch.full_like(scores, 0.1)  # their products with 0.7 sum to less than 0.7 * 2^20 / 10
-    of_scores = rows.softmax_backward(probabilities, gradient).double()
+    of_scores = row_gradients.softmax_backward(probabilities, gradient).double()
     p, g = float(probabilities[0, 0]), float(gradient[0, 0])
     expected = torch.full_like(of_scores, p * (g - 2**20 * p * g))
     torch.testing.assert_close(of_scores, expected, rtol=tolerance, atol=0.0)
@@ -80,7 +80,7 @@ def test_softmax_to_a_base(length: int, dtype: torch.dtype) -> None:
         result = rows.softmax_to_base(scores, base, mask)
         relative = 60 * math.log(base) * 2.0**-24 + 2.0**-20 if dtype == torch.float32 else 2.0**-8
         assert ((result.double() - truth).abs() <= relative * truth + 2.0**-126).all()
-        back = rows.softmax_backward(result, gradient, base).double()
+        back = row_gradients.softmax_backward(result, gradient, base).double()
         p, g = result.double(), gradient.double()
         expected = p * (g - (p * g).sum(-1, keepdim=True)) * math.log(base)
         tolerance = 2.0 ** (-20 if dtype == torch.float32 else -7)
@@ -89,7 +89,7 @@ def test_softmax_to_a_base(length: int, dtype: torch.dtype) -> None:
         with pytest.raises(ValueError, match=f"base must be finite and above 1, got {wrong}"):
             rows.softmax_to_base(scores, wrong)
         with pytest.raises(ValueError, match=f"base must be finite and above 1, got {wrong}"):
-            rows.softmax_backward(scores, scores, wrong)
+            row_gradients.softmax_backward(scores, scores, wrong)
 
 
 @pytest.mark.parametrize("shape", [(40,), (3, 40), (2, 3, 40), (2, 3, 4, 40), (2, 1, 3, 4, 40), (2, 2, 1, 3, 4, 40)])
@@ -294,7 +294,7 @@ def test_tensors_that_a_kernel_would_read_out_of_bounds_are_rejected() -> None:
     """A gradient with fewer elements than the probabilities, and tensors whose address is not valid on the CPU."""
     scores, elsewhere = scores_of(2, 3, 8), torch.device("meta")
     with pytest.raises(ValueError, match=r"the shape of the probabilities, \(2, 3, 8\), got \(2, 3, 1\)"):
-        rows.softmax_backward(rows.softmax(scores), torch.ones(2, 3, 1))
+        row_gradients.softmax_backward(rows.softmax(scores), torch.ones(2, 3, 1))
     with pytest.raises(TypeError, match=r"mask must be boolean, True where attended, on cpu, got torch.bool on meta"):
         rows.softmax(scores, torch.ones(8, dtype=torch.bool, device=elsewhere))
     with pytest.raises(ValueError, match=r"got \(2, 3, 8\) torch.float32 on meta"):

@@ -136,7 +136,7 @@ def _attend_by_torch(
     if call.base:
         return scaled_dot_product(call.base, *given).contiguous()
     if call.exponentials:
-        rows = RowCall("levels", (call.clip, list(call.exponentials)), differentiable=False)
+        rows = RowCall("levels", (call.clip, list(call.exponentials)))
     else:
         rows = RowCall("exponential", (call.offset, call.limit, math.e))
     return attend_by_stripes(rows.run, *given).contiguous()

@@ -13,11 +13,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels import rows
+from softmaxkit.kernels import row_gradients, rows
 from softmaxkit.kernels.backends import Support, interprets
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, run_heads
 from softmaxkit.kernels.operator import operator
+from softmaxkit.kernels.row_gradients import (
+    differentiable_exponential_backward,
+    differentiable_levels_backward,
+    differentiable_logistic_backward,
+    differentiable_softmax_backward,
+)
 
 
 @operator("cpu", "cuda")
@@ -30,8 +36,8 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False)
 
 @operator("cpu", "cuda")
 def softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient of the scores of `softmax`, as `rows.softmax_backward`."""
-    result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient)
+    """Gradient of the scores of `softmax`, as `row_gradients.softmax_backward`."""
+    result: Tensor = _gradients(probabilities).softmax_backward(probabilities, gradient)
     return result
 
 
@@ -46,13 +52,18 @@ def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_
 @operator("cpu", "cuda")
 def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: float) -> Tensor:
     """Gradient of the scores of `softmax_to_base`."""
-    result: Tensor = _rows(probabilities).softmax_backward(probabilities, gradient, base)
+    result: Tensor = _gradients(probabilities).softmax_backward(probabilities, gradient, base)
     return result
 
 
 def _rows(scores: Tensor) -> Any:
     """Return the module of row kernels for the scores' device: the Triton kernels or the native ones."""
     return _triton_rows() if scores.is_cuda or interprets() else rows
+
+
+def _gradients(scores: Tensor) -> Any:
+    """Return the module of the gradients of row kernels, likewise."""
+    return _triton_rows() if scores.is_cuda or interprets() else row_gradients
 
 
 def _triton_rows() -> Any:
@@ -84,8 +95,8 @@ def exponential_backward(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Gradient of the scores of `exponential`, and its row sums, as `rows.exponential_backward`."""
-    result: tuple[Tensor, Tensor] = _rows(scores).exponential_backward(
+    """Gradient of the scores of `exponential`, and its row sums, as `row_gradients.exponential_backward`."""
+    result: tuple[Tensor, Tensor] = _gradients(scores).exponential_backward(
         scores, gradient, offset, limit, base, mask, is_causal
     )
     return result
@@ -100,15 +111,15 @@ def logistic(scores: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal
 
 @operator("cpu")
 def logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of the scores of `logistic`, and its row sums, as `rows.logistic_backward`."""
-    return rows.logistic_backward(probabilities, gradient)
+    """Gradient of the scores of `logistic`, and its row sums, as `row_gradients.logistic_backward`."""
+    return row_gradients.logistic_backward(probabilities, gradient)
 
 
 @operator("cpu", "cuda")
 def levels(
     scores: Tensor, clip: float, exponentials: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """Softmax over a few levels, as `rows.levels`; not differentiable."""
+    """Softmax over a few levels, as `rows.levels`; differentiable, straight through the rounding."""
     _refuse_forward_mode()
     result: Tensor = _rows(scores).levels(scores, clip, exponentials, mask, is_causal)
     return result
@@ -118,9 +129,24 @@ def levels(
 def level_table(
     scores: Tensor, clip: float, entries: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
-    """Entries of a table by level, divided by their sum, as `rows.level_table`; not differentiable."""
+    """Entries of a table by level, divided by their sum, as `rows.level_table`; differentiable as `levels`."""
     _refuse_forward_mode()
     return rows.level_table(scores, clip, entries, mask, is_causal)
+
+
+@operator("cpu", "cuda")
+def levels_backward(
+    scores: Tensor,
+    probabilities: Tensor,
+    gradient: Tensor,
+    clip: float,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """Gradient of the scores of `levels` and `level_table`, as `row_gradients.levels_backward`; on GPUs by torch."""
+    by_torch = scores.is_cuda or interprets()
+    compute = differentiable_levels_backward if by_torch else row_gradients.levels_backward
+    return compute(scores, probabilities, gradient, clip, mask, is_causal)
 
 
 @operator("cpu")
@@ -147,14 +173,8 @@ def _like_the_first(first: Tensor, *rest: Any) -> Tensor:
 
 
 for of_scores in (
-    softmax,
-    softmax_backward,
-    softmax_to_base,
-    softmax_to_base_backward,
-    exponential,
-    logistic,
-    levels,
-    level_table,
+    *(softmax, softmax_backward, softmax_to_base, softmax_to_base_backward),
+    *(exponential, logistic, levels, level_table, levels_backward),
 ):
     of_scores.register_fake(_like_the_first)
 
@@ -182,12 +202,7 @@ def _softmax_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     if not torch.is_grad_enabled():
         return softmax_backward(probabilities, gradient), None, None
     # With create_graph the gradient itself is differentiated, which the kernel does not support.
-    return _differentiable_softmax_backward(probabilities, gradient), None, None
-
-
-def _differentiable_softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
-    p, g = probabilities.float(), gradient.float()
-    return (p * (g - (p * g).sum(-1, keepdim=True))).to(probabilities.dtype)
+    return differentiable_softmax_backward(probabilities, gradient), None, None
 
 
 def _keep_probabilities_and_base(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -199,7 +214,7 @@ def _softmax_to_base_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None,
     (probabilities,) = ctx.saved_tensors
     if not torch.is_grad_enabled():
         return softmax_to_base_backward(probabilities, gradient, ctx.base), None, None, None
-    return _differentiable_softmax_backward(probabilities, gradient) * math.log(ctx.base), None, None, None
+    return differentiable_softmax_backward(probabilities, gradient) * math.log(ctx.base), None, None, None
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -210,7 +225,7 @@ def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _exponential_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
     scores, offset, mask = ctx.saved_tensors
     arguments = (scores, gradient, offset, ctx.limit, ctx.base, mask, ctx.is_causal)
-    compute = _differentiable_exponential_backward if torch.is_grad_enabled() else exponential_backward
+    compute = differentiable_exponential_backward if torch.is_grad_enabled() else exponential_backward
     result, sums = compute(*arguments)
     return result, -_sum_of_heads(sums, offset), None, None, None, None
 
@@ -227,44 +242,27 @@ def _keep_probabilities_and_bias(ctx: Any, inputs: tuple[Any, ...], output: Tens
 
 def _logistic_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
     probabilities, bias = ctx.saved_tensors
-    compute = _differentiable_logistic_backward if torch.is_grad_enabled() else logistic_backward
+    compute = differentiable_logistic_backward if torch.is_grad_enabled() else logistic_backward
     result, sums = compute(probabilities, gradient)
     return result, _sum_of_heads(sums, bias), None, None
 
 
-def _differentiable_logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    p = probabilities.float()
-    result = torch.where(p == 0, 0.0, p * (1 - p) * gradient.float())
-    return result.to(probabilities.dtype), result.sum(-1)
+def _keep_scores_and_probabilities(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    scores, ctx.clip, _, mask, ctx.is_causal = inputs
+    ctx.save_for_backward(scores, output, mask)
 
 
-def _differentiable_exponential_backward(
-    scores: Tensor,
-    gradient: Tensor,
-    offset: Tensor,
-    limit: float,
-    base: float,
-    mask: Tensor | None,
-    is_causal: bool,
-) -> tuple[Tensor, Tensor]:
-    """Compute `rows.exponential_backward` with torch, so that its result is differentiable."""
-    passes = scores != -torch.inf
-    if mask is not None:
-        passes = passes & mask
-    if is_causal:
-        queries, keys = scores.shape[-2:]
-        passes = passes & torch.ones(queries, keys, dtype=torch.bool, device=scores.device).tril(keys - queries)
-    exponent = scores.float() - (offset.float()[:, None, None] if offset.ndim else offset.float())
-    passes = passes & (exponent <= rows.log_limit(limit, base))
-    log_base = math.log(base)
-    power = torch.exp(torch.where(passes, exponent, 0.0) * log_base)
-    result = torch.where(passes, power * gradient.float() * log_base, 0.0)
-    return result.to(scores.dtype), result.sum(-1)
+def _levels_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    scores, probabilities, mask = ctx.saved_tensors
+    compute = differentiable_levels_backward if torch.is_grad_enabled() else levels_backward
+    return compute(scores, probabilities, gradient, ctx.clip, mask, ctx.is_causal), None, None, None, None
 
 
 softmax.register_autograd(_softmax_gradient, setup_context=_keep_probabilities)
 softmax_to_base.register_autograd(_softmax_to_base_gradient, setup_context=_keep_probabilities_and_base)
 exponential.register_autograd(_exponential_gradient, setup_context=_keep_arguments)
+for of_levels in (levels, level_table):
+    of_levels.register_autograd(_levels_gradient, setup_context=_keep_scores_and_probabilities)
 logistic.register_autograd(_logistic_gradient, setup_context=_keep_probabilities_and_bias)
 
 

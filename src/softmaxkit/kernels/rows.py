@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.launch import DTYPES, address, empty, kernels_for, run
+from softmaxkit.kernels.launch import DTYPES, address, kernels_for, run
 
 MOST_ENTRIES = 256
 """Maximum entries of a table of levels."""
@@ -56,56 +56,14 @@ def softmax_to_base(
         RuntimeError, TypeError: as `softmax`.
         ValueError: as `softmax`, or the base is out of range.
     """
-    _check_base(base)
+    check_base(base)
     return run("softmax", scores, mask, is_causal, math.log2(base), out=out)
 
 
-def _check_base(base: float) -> None:
+def check_base(base: float) -> None:
     """Raise ValueError if a base is not finite and above 1."""
     if not 1 < base < math.inf:
         raise ValueError(f"base must be finite and above 1, got {base}")
-
-
-def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
-    """Return the gradient of the scores of `softmax`.
-
-    Args:
-        probabilities: the result of `softmax`.
-        gradient: of the probabilities, with their shape.
-        base: as passed to `softmax_to_base`; that of `softmax` if omitted.
-
-    Returns:
-        The shape and dtype of the probabilities.
-
-    Raises:
-        RuntimeError, TypeError: as `softmax`.
-        ValueError: the gradient has another shape, or the base is out of range.
-    """
-    _check_base(base)
-    return _backward("softmax_backward", probabilities, gradient, (), math.log(base))
-
-
-def _backward(name: str, probabilities: Tensor, gradient: Tensor, results: tuple[int, ...], *parameters: Any) -> Tensor:
-    """Run the kernel of a gradient that follows from the probabilities; `results` are addresses of other results."""
-    kernels = kernels_for(probabilities)
-    g = gradient_like(gradient, probabilities, "probabilities")
-    p = probabilities.contiguous()
-    result = empty(p.shape, p.dtype)
-    if p.numel():
-        kernel = getattr(kernels, f"{name}_{DTYPES[p.dtype]}")
-        rows, keys = p.numel() // p.shape[-1], p.shape[-1]
-        pointers = address(p), address(g), address(result), *results
-        kernel(*pointers, rows, keys, torch.get_num_threads(), *parameters)
-    return result
-
-
-def gradient_like(gradient: Tensor, values: Tensor, name: str) -> Tensor:
-    """Return a gradient, contiguous, with the dtype and device of the values that it belongs to."""
-    if gradient.shape != values.shape:
-        raise ValueError(
-            f"gradient must have the shape of the {name}, {tuple(values.shape)}, got {tuple(gradient.shape)}"
-        )
-    return gradient.to(values.device, values.dtype).contiguous()
 
 
 def exponential(
@@ -132,42 +90,8 @@ def exponential(
         RuntimeError, TypeError: as `softmax`.
         ValueError: as `softmax`; or the offset has another shape, or the limit or the base is out of range.
     """
-    offsets, parameters = _exponential_parameters(scores, offset, limit, base)
+    offsets, parameters = exponential_parameters(scores, offset, limit, base)
     return run("exponential", scores, mask, is_causal, address(offsets), *parameters, out=out)
-
-
-def exponential_backward(
-    scores: Tensor,
-    gradient: Tensor,
-    offset: Tensor,
-    limit: float = math.inf,
-    base: float = math.e,
-    mask: Tensor | None = None,
-    is_causal: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the scores of `exponential`, 0 where the score exceeds the limit, and its row sums.
-
-    Args:
-        scores: as passed to `exponential`, like the remaining arguments except the gradient.
-        gradient: of the result of `exponential`, with its shape.
-        offset: as passed to `exponential`.
-        limit: as passed to `exponential`.
-        base: as passed to `exponential`.
-        mask: as passed to `exponential`.
-        is_causal: as passed to `exponential`.
-
-    Returns:
-        The gradient, with the shape and dtype of the scores; and its sums over the last axis, float32.
-
-    Raises:
-        RuntimeError, TypeError: as `exponential`.
-        ValueError: as `exponential`; or the gradient has another shape.
-    """
-    offsets, parameters = _exponential_parameters(scores, offset, limit, base)
-    g = gradient_like(gradient, scores, "scores")
-    sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
-    pointers = (address(g), address(sums))
-    return run("exponential_backward", scores, mask, is_causal, address(offsets), *parameters, *pointers), sums
 
 
 def log_limit(limit: float, base: float) -> float:
@@ -183,9 +107,7 @@ def log_limit(limit: float, base: float) -> float:
     return math.log2(limit) if base == 2 else math.log(limit) / math.log(base)
 
 
-def _exponential_parameters(
-    scores: Tensor, offset: Tensor, limit: float, base: float
-) -> tuple[Tensor, tuple[Any, ...]]:
+def exponential_parameters(scores: Tensor, offset: Tensor, limit: float, base: float) -> tuple[Tensor, tuple[Any, ...]]:
     """Return the offsets, float32 on the CPU, and the arguments that follow their address in a kernel's signature."""
     offsets = _offsets(scores, offset, "offset")
     return offsets, (offset.ndim == 1, log_limit(limit, base), math.log2(base))
@@ -219,24 +141,6 @@ def logistic(
     """
     biases = _offsets(scores, bias, "bias")
     return run("logistic", scores, mask, is_causal, address(biases), bias.ndim == 1, out=out)
-
-
-def logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the scores of `logistic`, and its row sums.
-
-    Args:
-        probabilities: the result of `logistic`.
-        gradient: of the probabilities, with their shape.
-
-    Returns:
-        The gradient, with the shape and dtype of the probabilities; and its sums over the last axis, float32.
-
-    Raises:
-        RuntimeError, TypeError: as `softmax`.
-        ValueError: the gradient has another shape.
-    """
-    sums = torch.zeros(probabilities.shape[:-1], dtype=torch.float32, device="cpu")
-    return _backward("logistic_backward", probabilities, gradient, (address(sums),)), sums
 
 
 def levels(

@@ -10,7 +10,8 @@ import torch
 import triton
 from torch import Tensor
 
-from softmaxkit.kernels.rows import check_levels, check_offset, gradient_like, heads_of, log_limit
+from softmaxkit.kernels.row_gradients import gradient_like
+from softmaxkit.kernels.rows import check_levels, check_offset, heads_of, log_limit
 from softmaxkit.kernels.triton.launch import FUSED, LOG2_E, level_step, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
 from softmaxkit.kernels.triton.row_levels import levels_rows
@@ -100,7 +101,7 @@ def softmax_to_base(scores: Tensor, base: float, mask: Tensor | None = None, is_
 
 
 def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
-    """Return the gradient of scores, as `softmaxkit.kernels.rows.softmax_backward`."""
+    """Return the gradient of scores, as `softmaxkit.kernels.row_gradients.softmax_backward`."""
     weights, given = probabilities.contiguous(), gradient_like(gradient, probabilities, "probabilities")
     result = empty(weights)
     if result.numel():
@@ -144,7 +145,7 @@ def exponential_backward(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient of scores and its row sums, as `softmaxkit.kernels.rows.exponential_backward`."""
+    """Return the gradient of scores and its row sums, as `softmaxkit.kernels.row_gradients.exponential_backward`."""
     given = gradient_like(gradient, scores, "scores")
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     sums = scores.new_zeros(scores.shape[:-1], dtype=torch.float32)

@@ -91,7 +91,11 @@ class SoftmaxModule(Calibrated, ABC):
 
     def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Compute the float form that supplies the gradient of the integer form."""
-        return self.float_forward(self.clamp_to_codes(scores), attended)
+        scores = self.clamp_to_codes(scores)
+        call, choice = self.choose(scores)
+        if call is not None and choice.kernel:
+            return call.run(scores, attended)
+        return self.float_forward(scores, attended)
 
     def calibrator(self) -> Calibrator | None:
         """Return a new calibrator; None if the method has nothing to calibrate."""

@@ -92,12 +92,12 @@ class ExaqModule(SoftmaxModule):
         """Return the kernel of evenly spaced levels, with the clip and the exponentials, per head if clips are."""
         if self.per_head:
             calls = tuple(self._row_call(self.calibration_of(head)) for head in range(self.heads or 0))
-            return RowCall("levels", differentiable=False, heads=calls)
+            return RowCall("levels", heads=calls)
         return self._row_call(self._calibration)
 
     def _row_call(self, calibration: Mapping[str, Any]) -> RowCall:
         clip = required_clip(calibration)
-        return RowCall("levels", (clip, self.spec.exponentials(clip)), differentiable=False)
+        return RowCall("levels", (clip, self.spec.exponentials(clip)))
 
     def attention_call(self, **learned: Tensor) -> AttentionCall | None:
         """Return attention with evenly spaced levels; None if each head has its own clip."""

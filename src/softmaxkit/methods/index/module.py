@@ -29,12 +29,12 @@ class IndexModule(SoftmaxModule):
     spec: Index
 
     def row_call(self, device: torch.device) -> RowCall | None:
-        """Return the kernel of a table by levels, which exists only on CPUs and has no gradient."""
+        """Return the kernel of a table by levels, which exists only on CPUs."""
         if runs_on_gpu(device):
             return None
         top = self.spec.levels - 1
         entries = (math.exp(-self.spec.clip * (top - level) / top) for level in range(1, self.spec.levels))
-        return RowCall("level_table", (-float(self.spec.clip), [0.0, *entries]), differentiable=False)
+        return RowCall("level_table", (-float(self.spec.clip), [0.0, *entries]))
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the integer form."""
