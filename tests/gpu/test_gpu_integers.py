@@ -178,4 +178,5 @@ def test_gradients_are_those_of_golden(device: torch.device, monkeypatch: pytest
     ours = run()
     monkeypatch.setenv(builds.VARIABLE, "none")
     backends.reset()
-    assert torch.equal(ours, run())
+    # The float form's kernel errs by some roundings where torch's softmax errs by others.
+    torch.testing.assert_close(ours, run(), rtol=2.0**-18, atol=2.0**-18)
