@@ -46,7 +46,7 @@ void level_table_row(const Row& scores, To to, int64_t keys, const LevelTable& t
     using Of = Blocks<T>;
     const float maximum = row_maximum(scores, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
-    const auto weigh = [&](const Vector& score, auto) {
+    const auto weigh = [&](const Vector& score, auto) __attribute__((always_inline)) {
         const Vector distance = score - maximum;
         Vector entry = table.at(distance);
         replace(entry, score == -infinity, 0.0f);
@@ -65,17 +65,18 @@ void level_table_row(const Row& scores, To to, int64_t keys, const LevelTable& t
 }
 
 // The gradient of the scores, straight through the rounding, of results p that are entries or exponentials of levels,
-// given their gradient g: p * (g - sum(p * g)), but 0 below the clip. The row's maximum counts as a constant.
+// given their gradient g: p * (g - sum(p * g)), but 0 below the clip, where p is 0, and in rows with NaN. The row's
+// maximum counts as a constant.
 template <class T, class Row>
 void levels_backward_row(const Row& scores, const T* probabilities, const T* gradient, T* to, int64_t keys,
                          float clip) {
     const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
     const float maximum = row_maximum(scores, keys);
-    const auto product = [&](int64_t key, auto count) { return p(key, count, 0.0f) * g(key, count, 0.0f); };
-    const auto mean = static_cast<float>(row_sum(keys, product));
+    const float mean = mean_gradient(p, g, keys);
     sweep(keys, [&](int64_t key, auto, auto count) {
-        Vector result = p(key, count) * (g(key, count) - mean);
-        replace(result, !(scores(key, count) - maximum >= clip), 0.0f);
+        const Vector probability = p(key, count);
+        Vector result = probability * (g(key, count) - mean);
+        replace(result, !(probability > 0.0f && scores(key, count) - maximum >= clip), 0.0f);
         put(to + key, result, count);
     });
 }

@@ -18,19 +18,17 @@ void logistic_of(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& lay
                 });
 }
 
-// `sums`, float32, receives the sum of each row of the scores' gradient.
+// `gradient` has the layout of the result; `sums`, float32, receives the sum of each row of the scores' gradient.
 template <class T>
-void logistic_backward(uintptr_t probabilities, uintptr_t gradient, uintptr_t to, uintptr_t sums, int64_t rows,
-                      int64_t keys, int threads) {
-    parallel_for(rows, least_rows(keys), threads, [=](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-            const int64_t at = row * keys;
-            const double sum =
-                logistic_backward_row(reinterpret_cast<const T*>(probabilities) + at,
-                                     reinterpret_cast<const T*>(gradient) + at, reinterpret_cast<T*>(to) + at, keys);
-            reinterpret_cast<float*>(sums)[row] = static_cast<float>(sum);
-        }
-    });
+void logistic_backward(uintptr_t from, uintptr_t to, uintptr_t mask, const Layout& layout, int threads,
+                       uintptr_t biases, bool per_head, uintptr_t gradient, uintptr_t sums) {
+    const Offsets of{reinterpret_cast<const float*>(biases), per_head};
+    const auto row = [=](const auto& scores, T* result, int64_t keys, const Place& place) {
+        const double sum = logistic_backward_row(scores, reinterpret_cast<const T*>(gradient) + place.to, result, keys,
+                                                 of.at(place));
+        reinterpret_cast<float*>(sums)[place.row] = static_cast<float>(sum);
+    };
+    run_rows<T, false>(from, to, mask, layout, threads, row);
 }
 
 template <class T>

@@ -1,5 +1,5 @@
-// Softmax of a row to any base: exponentials and their sum, block by block, relative to the maximum so far (online softmax), and
-// their quotients; and its gradient.
+// Softmax of a row to any base: exponentials and their sum, block by block, relative to the maximum so far (online
+// softmax), and their quotients; and its gradient.
 #pragma once
 
 #include <array>
@@ -162,13 +162,18 @@ private:
     int64_t held_at_ = 0;
 };
 
-// The gradient of the scores, given probabilities p and their gradient g: p * (g - sum(p * g)) * log(base).
+// The gradient of the scores, given probabilities p and their gradient g: p * (g - sum(p * g)) * log(base), and 0 where
+// p is 0, whatever g is.
 template <class T>
 void softmax_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys, float log_base) {
     const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
-    const auto product = [&](int64_t key, auto count) { return p(key, count, 0.0f) * g(key, count, 0.0f); };
-    const auto mean = static_cast<float>(row_sum(keys, product));
-    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, p(key, count) * (g(key, count) - mean) * log_base, count); });
+    const float mean = mean_gradient(p, g, keys);
+    sweep(keys, [&](int64_t key, auto, auto count) {
+        const Vector probability = p(key, count);
+        Vector result = probability * (g(key, count) - mean) * log_base;
+        replace(result, probability == 0.0f, 0.0f);
+        put(to + key, result, count);
+    });
 }
 
 }  // namespace softmaxkit

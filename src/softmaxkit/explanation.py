@@ -45,9 +45,9 @@ def explain(
         ValueError: as for `softmax` and `attention`.
 
     Example:
-        >>> print(softmaxkit.explain(softmaxkit.Softermax(), torch.zeros(2, 8)))
+        >>> print(softmaxkit.explain(softmaxkit.Exact(), torch.zeros(2, 8, dtype=torch.float64)))
         torch
-          not amx, avx512, avx512_vnni, avx512_bw, avx_vnni, avx2, plain: Softermax has no kernel for this form
+          not amx, avx512, avx512_vnni, avx512_bw, avx_vnni, avx2, plain: it supports float32 or bfloat16, not float64
     """
     from softmaxkit.fused_attention.choice import choice_for_values
     from softmaxkit.fused_attention.prepared import prepare

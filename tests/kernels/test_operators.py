@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exact, Exaq, Index, Softermax, softmax_topk
-from softmaxkit.kernels import backends, launch, operators, rows
+from softmaxkit import ConSmax, Exact, Exaq, Index, Sigmoid, Softermax, softmax_topk
+from softmaxkit.kernels import backends, builds, launch, operators, rows
 from softmaxkit.methods.base.spec import Spec
 
 if backends.native() is None:
@@ -37,7 +37,7 @@ def test_operators_pass_opcheck(dtype: torch.dtype) -> None:
     torch.library.opcheck(operators.topk.overload, (scores, 7))
     torch.library.opcheck(operators.softmax_backward.overload, (scores, scores))
     torch.library.opcheck(operators.softmax_to_base_backward.overload, (scores, scores, 2.0))
-    torch.library.opcheck(operators.logistic_backward.overload, (scores, scores))
+    torch.library.opcheck(operators.logistic_backward.overload, (scores, scores, torch.zeros(3), mask))
     torch.library.opcheck(operators.levels_backward.overload, (scores, scores, scores, -5.0, mask))
     torch.library.opcheck(operators.exponential_backward.overload, (scores, scores, torch.zeros(3), 1.0, 2.0, mask))
 
@@ -78,6 +78,42 @@ def test_gradients_are_those_of_the_torch_form_in_float64(keys: int) -> None:
         ):
             # Sums of up to 15 * keys terms of at most about 4, each rounded to 2**-24.
             assert (result - expected).abs().max() <= 2.0**-22 * 4 * math.sqrt(15 * keys)
+
+
+ROW_METHODS: list[tuple[Spec, dict[str, Any]]] = [
+    *((spec, {}) for spec in (Exact(), Softermax(), Index(), Sigmoid())),
+    (Exaq(bits=3), {"clip": -5.0}),
+    (ConSmax(), {"beta": 0.5, "gamma": 3.0}),
+]
+
+
+@pytest.mark.parametrize("mode", ["float", "integer"])
+@pytest.mark.parametrize(("spec", "numbers"), ROW_METHODS, ids=lambda x: getattr(x, "method", ""))
+def test_gradients_are_finite_where_those_by_torch_are(
+    spec: Spec, numbers: dict[str, Any], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With infinite gradients of results that are 0, as a square root or an entropy has, and rows with NaN."""
+    scores, of_results = scores_of(2, 3, 6, 40), scores_of(1, 2, 3, 6, 40)[0]
+    scores[0, 0, 0, 5], scores[0, 0, 1, 7], scores[1, 1, 2, :] = math.nan, math.inf, -math.inf
+    scores[1, 2, 3, 4], of_results[1, 2, 3, 4] = -200.0, math.inf  # not masked
+    mask = torch.rand(6, 40, generator=torch.Generator().manual_seed(2)) < 0.8
+    of_results = of_results.masked_fill(~mask, math.inf)
+
+    def gradient() -> Tensor:
+        leaf = scores.clone().requires_grad_()
+        return torch.autograd.grad(spec.module(mode=mode, **numbers)(leaf, mask), leaf, of_results)[0]
+
+    ours = gradient()
+    monkeypatch.setenv(builds.VARIABLE, "none")
+    backends.reset()
+    try:
+        truth = gradient()
+    finally:
+        monkeypatch.undo()
+        backends.reset()
+    finite = truth.isfinite()
+    assert finite.sum() > 0.9 * truth.numel()
+    torch.testing.assert_close(ours[finite], truth[finite], rtol=2.0**-16, atol=2.0**-16)
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)

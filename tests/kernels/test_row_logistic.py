@@ -44,19 +44,25 @@ def test_extremes(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_the_gradient_and_its_sums(dtype: torch.dtype) -> None:
-    probabilities = scores_of(2, 3, 5, 77).sigmoid().to(dtype)
-    gradient = scores_of(2, 3, 5, 77, seed=1).to(dtype)
-    probabilities[..., 7], gradient[..., 7] = 0.0, math.inf  # a masked key
-    p, g = probabilities.double(), gradient.double()
-    truth = torch.where(p == 0, 0.0, p * (1 - p) * g)
-    result, sums = row_gradients.logistic_backward(probabilities, gradient)
+    scores, gradient = scores_of(2, 3, 5, 77).to(dtype), scores_of(2, 3, 5, 77, seed=1).to(dtype)
+    bias = torch.tensor([0.5, -3.0, 9.0])
+    mask = torch.rand(5, 77, generator=torch.Generator().manual_seed(2)) < 0.6
+    gradient[..., 7], mask[:, 7] = math.inf, False
+    sums = scores.double() + bias.double()[:, None, None]
+    truth = torch.where(mask, sums.sigmoid() * (-sums).sigmoid() * gradient.double().nan_to_num(), 0.0)
+    result, total = row_gradients.logistic_backward(scores, gradient, bias, mask)
     assert result.dtype == dtype
-    assert (
-        (result.double() - truth).abs() <= (4 * 2.0**-24 if dtype == torch.float32 else 2.0**-8) * truth.abs()
-    ).all()
-    assert torch.allclose(sums.double(), truth.sum(-1), atol=77 * 2.0**-24 * float(truth.abs().max()) * 4)
-    with pytest.raises(ValueError, match=r"gradient must have the shape of the probabilities, \(2, 3, 5, 77\)"):
-        row_gradients.logistic_backward(probabilities, gradient[..., :1])
+    # 1 - p errs by a rounding of 1, which its product with the gradient, of size 25 or less, and their sums multiply.
+    rounding = 0.0 if dtype == torch.float32 else 2.0**-8
+    assert ((result.double() - truth).abs() <= rounding * truth.abs() + 25 * 2.0**-21).all()
+    assert torch.allclose(total.double(), truth.sum(-1), rtol=1e-5, atol=77 * 25 * 2.0**-22)
+    with pytest.raises(ValueError, match=r"gradient must have the shape of the scores, \(2, 3, 5, 77\)"):
+        row_gradients.logistic_backward(scores, gradient[..., :1], bias)
+
+
+def test_masked_keys_are_0_with_any_bias() -> None:
+    scores = torch.tensor([[-math.inf, 1.0]])
+    assert rows.logistic(scores, torch.tensor(math.inf)).tolist() == [[0.0, 1.0]]
 
 
 def test_the_bias_is_checked() -> None:

@@ -5,7 +5,6 @@ Arguments are those of `softmaxkit.kernels.rows`. Higher-order gradients are com
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -110,9 +109,11 @@ def logistic(scores: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal
 
 
 @operator("cpu")
-def logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def logistic_backward(
+    scores: Tensor, gradient: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Gradient of the scores of `logistic`, and its row sums, as `row_gradients.logistic_backward`."""
-    return row_gradients.logistic_backward(probabilities, gradient)
+    return row_gradients.logistic_backward(scores, gradient, bias, mask, is_causal)
 
 
 @operator("cpu", "cuda")
@@ -146,7 +147,7 @@ def levels_backward(
     """Gradient of the scores of `levels` and `level_table`, as `row_gradients.levels_backward`; on GPUs by torch."""
     by_torch = scores.is_cuda or interprets()
     compute = differentiable_levels_backward if by_torch else row_gradients.levels_backward
-    return compute(scores, probabilities, gradient, clip, mask, is_causal)
+    return compute(scores, probabilities, gradient, clip, mask, is_causal).contiguous()
 
 
 @operator("cpu")
@@ -214,7 +215,7 @@ def _softmax_to_base_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, None,
     (probabilities,) = ctx.saved_tensors
     if not torch.is_grad_enabled():
         return softmax_to_base_backward(probabilities, gradient, ctx.base), None, None, None
-    return differentiable_softmax_backward(probabilities, gradient) * math.log(ctx.base), None, None, None
+    return differentiable_softmax_backward(probabilities, gradient, ctx.base), None, None, None
 
 
 def _keep_arguments(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -236,14 +237,15 @@ def _sum_of_heads(sums: Tensor, offset: Tensor) -> Tensor:
     return sums.sum([axis for axis in range(sums.ndim) if axis != heads]).to(offset.dtype)
 
 
-def _keep_probabilities_and_bias(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(output, inputs[1])
+def _keep_scores_and_bias(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    scores, bias, mask, ctx.is_causal = inputs
+    ctx.save_for_backward(scores, bias, mask)
 
 
 def _logistic_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-    probabilities, bias = ctx.saved_tensors
+    scores, bias, mask = ctx.saved_tensors
     compute = differentiable_logistic_backward if torch.is_grad_enabled() else logistic_backward
-    result, sums = compute(probabilities, gradient)
+    result, sums = compute(scores, gradient, bias, mask, ctx.is_causal)
     return result, _sum_of_heads(sums, bias), None, None
 
 
@@ -263,7 +265,7 @@ softmax_to_base.register_autograd(_softmax_to_base_gradient, setup_context=_keep
 exponential.register_autograd(_exponential_gradient, setup_context=_keep_arguments)
 for of_levels in (levels, level_table):
     of_levels.register_autograd(_levels_gradient, setup_context=_keep_scores_and_probabilities)
-logistic.register_autograd(_logistic_gradient, setup_context=_keep_probabilities_and_bias)
+logistic.register_autograd(_logistic_gradient, setup_context=_keep_scores_and_bias)
 
 
 class RowCall(NamedTuple):

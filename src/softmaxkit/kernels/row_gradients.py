@@ -1,18 +1,17 @@
 """Gradients of the row kernels: native kernels, and the same by torch, whose results can be differentiated again.
 
-The latter have the arguments and results of the former, and accept every device.
+The latter accept every device. Keys without probability have no gradient, even if that of the result is infinite.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from softmaxkit.kernels.launch import DTYPES, address, empty, kernels_for, run
-from softmaxkit.kernels.rows import check_base, check_clip, exponential_parameters, log_limit
+from softmaxkit.kernels.rows import check_base, check_clip, exponential_parameters, log_limit, offsets_of
 
 
 def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
@@ -31,7 +30,15 @@ def softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math
         ValueError: the gradient has another shape, or the base is out of range.
     """
     check_base(base)
-    return _backward("softmax_backward", probabilities, gradient, (), math.log(base))
+    kernels = kernels_for(probabilities)
+    g = gradient_like(gradient, probabilities, "probabilities")
+    p = probabilities.contiguous()
+    result = empty(p.shape, p.dtype)
+    if p.numel():
+        kernel = getattr(kernels, f"softmax_backward_{DTYPES[p.dtype]}")
+        rows, keys = p.numel() // p.shape[-1], p.shape[-1]
+        kernel(address(p), address(g), address(result), rows, keys, torch.get_num_threads(), math.log(base))
+    return result
 
 
 def exponential_backward(
@@ -68,22 +75,34 @@ def exponential_backward(
     return run("exponential_backward", scores, mask, is_causal, address(offsets), *parameters, *pointers), sums
 
 
-def logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def logistic_backward(
+    scores: Tensor,
+    gradient: Tensor,
+    bias: Tensor,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of the scores of `logistic`, and its row sums.
 
     Args:
-        probabilities: the result of `logistic`.
-        gradient: of the probabilities, with their shape.
+        scores: as passed to `logistic`, like the remaining arguments except the gradient.
+        gradient: of the result of `logistic`, with its shape.
+        bias: as passed to `logistic`.
+        mask: as passed to `logistic`.
+        is_causal: as passed to `logistic`.
 
     Returns:
-        The gradient, with the shape and dtype of the probabilities; and its sums over the last axis, float32.
+        The gradient, with the shape and dtype of the scores; and its sums over the last axis, float32.
 
     Raises:
-        RuntimeError, TypeError: as `softmax`.
-        ValueError: the gradient has another shape.
+        RuntimeError, TypeError: as `logistic`.
+        ValueError: as `logistic`; or the gradient has another shape.
     """
-    sums = torch.zeros(probabilities.shape[:-1], dtype=torch.float32, device="cpu")
-    return _backward("logistic_backward", probabilities, gradient, (address(sums),)), sums
+    biases = offsets_of(scores, bias, "bias")
+    g = gradient_like(gradient, scores, "scores")
+    sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
+    parameters = (address(biases), bias.ndim == 1, address(g), address(sums))
+    return run("logistic_backward", scores, mask, is_causal, *parameters), sums
 
 
 def levels_backward(
@@ -96,15 +115,16 @@ def levels_backward(
 ) -> Tensor:
     """Return the gradient of the scores of `levels` or `level_table`, straight through the rounding.
 
-    It is 0 below the clip, and treats the row's maximum as a constant, and the entries of a table as exponentials.
+    It is 0 below the clip and in rows with NaN, and treats the row's maximum as a constant, and the entries of a table
+    as exponentials.
 
     Args:
-        scores: as passed to `levels`, like the remaining arguments except these two.
-        probabilities: the result of `levels`.
+        scores: as passed, like the remaining arguments except the next two.
+        probabilities: the result.
         gradient: of the probabilities, with their shape.
-        clip: as passed to `levels`.
-        mask: as passed to `levels`.
-        is_causal: as passed to `levels`.
+        clip: as passed.
+        mask: as passed.
+        is_causal: as passed.
 
     Returns:
         The shape and dtype of the scores.
@@ -127,24 +147,11 @@ def gradient_like(gradient: Tensor, values: Tensor, name: str) -> Tensor:
     return gradient.to(values.device, values.dtype).contiguous()
 
 
-def _backward(name: str, probabilities: Tensor, gradient: Tensor, results: tuple[int, ...], *parameters: Any) -> Tensor:
-    """Run the kernel of a gradient that follows from the probabilities; `results` are addresses of other results."""
-    kernels = kernels_for(probabilities)
-    g = gradient_like(gradient, probabilities, "probabilities")
-    p = probabilities.contiguous()
-    result = empty(p.shape, p.dtype)
-    if p.numel():
-        kernel = getattr(kernels, f"{name}_{DTYPES[p.dtype]}")
-        rows, keys = p.numel() // p.shape[-1], p.shape[-1]
-        pointers = address(p), address(g), address(result), *results
-        kernel(*pointers, rows, keys, torch.get_num_threads(), *parameters)
-    return result
-
-
-def differentiable_softmax_backward(probabilities: Tensor, gradient: Tensor) -> Tensor:
-    """Compute `softmax_backward` to the base e with torch."""
-    p, g = probabilities.float(), gradient.float()
-    return (p * (g - (p * g).sum(-1, keepdim=True))).to(probabilities.dtype)
+def differentiable_softmax_backward(probabilities: Tensor, gradient: Tensor, base: float = math.e) -> Tensor:
+    """Compute `softmax_backward` with torch."""
+    p = probabilities.float()
+    g = torch.where(p == 0, 0.0, gradient.float())
+    return (p * (g - (p * g).sum(-1, keepdim=True)) * math.log(base)).to(probabilities.dtype)
 
 
 def differentiable_exponential_backward(
@@ -166,11 +173,14 @@ def differentiable_exponential_backward(
     return result.to(scores.dtype), result.sum(-1)
 
 
-def differentiable_logistic_backward(probabilities: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+def differentiable_logistic_backward(
+    scores: Tensor, gradient: Tensor, bias: Tensor, mask: Tensor | None, is_causal: bool
+) -> tuple[Tensor, Tensor]:
     """Compute `logistic_backward` with torch."""
-    p = probabilities.float()
-    result = torch.where(p == 0, 0.0, p * (1 - p) * gradient.float())
-    return result.to(probabilities.dtype), result.sum(-1)
+    attended = _attended(scores, mask, is_causal)
+    p = torch.sigmoid(scores.float() + (bias.float()[:, None, None] if bias.ndim else bias.float()))
+    result = torch.where(attended & (p != 0), p * (1 - p) * gradient.float(), 0.0)
+    return result.to(scores.dtype), result.sum(-1)
 
 
 def differentiable_levels_backward(
@@ -181,7 +191,7 @@ def differentiable_levels_backward(
         return torch.zeros_like(probabilities)
     attended = _attended(scores, mask, is_causal)
     seen = torch.where(attended, scores.detach().float(), -torch.inf)
-    passes = attended & (seen - seen.amax(-1, keepdim=True) >= clip)
+    passes = (probabilities > 0) & (seen - seen.amax(-1, keepdim=True) >= clip)
     return torch.where(passes, differentiable_softmax_backward(probabilities, gradient), 0.0)
 
 

@@ -16,6 +16,8 @@ from softmaxkit.kernels.launch import DTYPES, address, kernels_for, run
 
 MOST_ENTRIES = 256
 """Maximum entries of a table of levels."""
+TINY = 2.0**-126
+"""Smallest normal number of float32."""
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
@@ -109,11 +111,11 @@ def log_limit(limit: float, base: float) -> float:
 
 def exponential_parameters(scores: Tensor, offset: Tensor, limit: float, base: float) -> tuple[Tensor, tuple[Any, ...]]:
     """Return the offsets, float32 on the CPU, and the arguments that follow their address in a kernel's signature."""
-    offsets = _offsets(scores, offset, "offset")
+    offsets = offsets_of(scores, offset, "offset")
     return offsets, (offset.ndim == 1, log_limit(limit, base), math.log2(base))
 
 
-def _offsets(scores: Tensor, offset: Tensor, name: str) -> Tensor:
+def offsets_of(scores: Tensor, offset: Tensor, name: str) -> Tensor:
     """Return an offset, checked, as the kernels read it: float32 on the CPU, (1,) or (heads,)."""
     check_offset(offset, heads_of(scores), name)
     return offset.detach().to("cpu", torch.float32).reshape(-1).contiguous()
@@ -139,7 +141,7 @@ def logistic(
         RuntimeError, TypeError: as `softmax`.
         ValueError: as `softmax`, or the bias has another shape.
     """
-    biases = _offsets(scores, bias, "bias")
+    biases = offsets_of(scores, bias, "bias")
     return run("logistic", scores, mask, is_causal, address(biases), bias.ndim == 1, out=out)
 
 
@@ -192,7 +194,11 @@ def level_table(
         ValueError: as `softmax`, or the clip or the entries are out of range.
     """
     check_clip(clip)
-    if not 2 <= len(entries) <= MOST_ENTRIES or not all(0 <= entry < math.inf for entry in entries) or entries[-1] == 0:
+    if (
+        not 2 <= len(entries) <= MOST_ENTRIES
+        or not all(0 <= entry < math.inf for entry in entries)
+        or entries[-1] < TINY
+    ):
         raise ValueError(
             f"entries must be 2 to {MOST_ENTRIES} numbers, finite and not negative, and positive for level 0"
         )

@@ -179,7 +179,7 @@ def attention_contenders(
 
 
 def kernel_mode(spec: Spec) -> str:
-    """Return the mode in which a method has a kernel, whether or not it is built here; "float" if it has both."""
+    """Return the mode in which a method has a kernel, built here or not: "float" unless it has none for that."""
     call, _ = sample_module(spec, 1, "float").choose(torch.zeros(1, 1))
     return "integer" if call is None else "float"
 

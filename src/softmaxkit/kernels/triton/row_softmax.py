@@ -128,7 +128,10 @@ def softmax_rows(
 def softmax_rows_backward(
     probabilities, gradient, output, count, keys, rate, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Write the score gradients of `ROWS` contiguous rows; `rate` is the natural logarithm of the base."""
+    """Write the score gradients of `ROWS` contiguous rows; `rate` is the natural logarithm of the base.
+
+    Keys without probability get none, even if the gradient of their results is infinite.
+    """
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     mean = tl.zeros([ROWS], dtype=tl.float32)
     for start in range(0, keys, COLUMNS):
@@ -136,7 +139,8 @@ def softmax_rows_backward(
         inside = (rows < count)[:, None] & (columns < keys)[None, :]
         places = rows[:, None] * keys + columns[None, :]
         weights = tl.load(probabilities + places, mask=inside, other=0.0).to(tl.float32)
-        mean += tl.sum(weights * tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32), 1)
+        given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
+        mean += tl.sum(tl.where(weights == 0.0, 0.0, weights * given), 1)
     last = tl.cdiv(keys, COLUMNS) - 1
     for index in range(0, last + 1):
         columns = (last - index) * COLUMNS + tl.arange(0, COLUMNS)  # backwards, as in `softmax_rows`
@@ -144,4 +148,5 @@ def softmax_rows_backward(
         places = rows[:, None] * keys + columns[None, :]
         weights = tl.load(probabilities + places, mask=inside, other=0.0).to(tl.float32)
         given = tl.load(gradient + places, mask=inside, other=0.0).to(tl.float32)
-        tl.store(output + places, (weights * (given - mean[:, None]) * rate).to(output.dtype.element_ty), mask=inside)
+        result = tl.where(weights == 0.0, 0.0, weights * (given - mean[:, None]) * rate)
+        tl.store(output + places, result.to(output.dtype.element_ty), mask=inside)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from torch import Tensor
 
 from softmaxkit.kernels.backends import Support
@@ -53,7 +52,7 @@ class IndexCall(IntegerCall):
             *(self.scale, self.lowest, self.highest, self.levels, self.entries),
             *(native_reciprocal(kernels, self.reciprocal), self.fraction_bits, self.one),
         )
-        return run(self.kernel, scores.to(torch.float32), mask, False, tables)
+        return run(self.kernel, scores.float(), mask, False, tables)
 
 
 def integer_call(spec: Index, constants: Constants) -> IndexCall | None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from softmaxkit.kernels.backends import runs_on_gpu
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.operators import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -28,13 +26,9 @@ class IndexModule(SoftmaxModule):
 
     spec: Index
 
-    def row_call(self, device: torch.device) -> RowCall | None:
+    def row_call(self, device: torch.device) -> RowCall:
         """Return the kernel of a table by levels, which exists only on CPUs."""
-        if runs_on_gpu(device):
-            return None
-        top = self.spec.levels - 1
-        entries = (math.exp(-self.spec.clip * (top - level) / top) for level in range(1, self.spec.levels))
-        return RowCall("level_table", (-float(self.spec.clip), [0.0, *entries]))
+        return RowCall("level_table", (-float(self.spec.clip), list(self.spec.powers)))
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the integer form."""

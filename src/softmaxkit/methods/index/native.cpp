@@ -1,5 +1,5 @@
-// IndexSoftmax integer kernel: levels by the distance of codes to the highest, the sum of their entries, one product per
-// level.
+// IndexSoftmax integer kernel: levels by the distance of codes to the highest, the sum of their entries, one product
+// per level.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from softmaxkit.methods.base.forms import Form
     from softmaxkit.methods.index.module import IndexModule
 
+LEAST_CLIP = 2.0**-10
+"""Least clip: below it all scores but the largest ones of a row would vanish in every format."""
+
 
 @dataclass(frozen=True)
 class Index(Spec):
@@ -65,8 +68,8 @@ class Index(Spec):
         for name, low, high in (("bits", 2, 8), ("table_bits", 2, 16), ("output_bits", 2, 16)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"Index.{name} must be from {low} to {high}, got {getattr(self, name)}")
-        if not (math.isfinite(self.clip) and 0 < self.clip <= 64):
-            raise ValueError(f"Index.clip must be positive and at most 64, such as 6.6, got {self.clip}")
+        if not LEAST_CLIP <= self.clip <= 64:
+            raise ValueError(f"Index.clip must be from {LEAST_CLIP} to 64, such as 6.6, got {self.clip}")
         check_score_format(self, "scores")
         if self.reciprocal.signed or self.reciprocal.integer_bits != 1 or not 1 <= self.reciprocal.fraction_bits <= 20:
             raise ValueError(f"Index.reciprocal must be UQ(1,f) with f from 1 to 20, got {self.reciprocal}")
@@ -93,12 +96,16 @@ class Index(Spec):
         lowest = -(1 << self.score_bits)  # below every difference of two codes
         return threshold_codes(-float(self.clip), self.levels, Fraction(self.scores.resolution), lowest)
 
+    @property
+    def powers(self) -> tuple[float, ...]:
+        """What table entries represent, by level: exp, from 0 at the clip to 1 at the maximum."""
+        top = self.levels - 1
+        return (0.0, *(math.exp(-self.clip * (top - level) / top) for level in range(1, self.levels)))
+
     @cached_property
     def exponentials(self) -> tuple[int, ...]:
         """Table entries by level: codes of exp, from 0 at the clip to the largest code at the maximum."""
-        top = self.levels - 1
-        values = (math.exp(-self.clip * (top - level) / top) for level in range(1, self.levels))
-        return (0, *(round(((1 << self.table_bits) - 1) * value) for value in values))
+        return tuple(round(((1 << self.table_bits) - 1) * power) for power in self.powers)
 
     @property
     def farthest(self) -> int:
