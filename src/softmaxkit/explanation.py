@@ -45,9 +45,9 @@ def explain(
         ValueError: as for `softmax` and `attention`.
 
     Example:
-        >>> print(softmaxkit.explain(softmaxkit.Exact(), torch.zeros(2, 8, dtype=torch.float64)))
-        torch
-          not amx, avx512, avx512_vnni, avx512_bw, avx_vnni, avx2, plain: it supports float32 or bfloat16, not float64
+        >>> print(softmaxkit.explain(softmaxkit.Exact(), torch.zeros(2, 8)))
+        avx512
+          not amx: this processor does not have AMX with int8 and bfloat16
     """
     from softmaxkit.fused_attention.choice import choice_for_values
     from softmaxkit.fused_attention.prepared import prepare

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from softmaxkit import ConSmax, Exact, Exaq, Index, Sigmoid, Softermax, softmax_topk
 from softmaxkit.kernels import backends, builds, launch, operators, rows
+from softmaxkit.methods.base import stripes
 from softmaxkit.methods.base.spec import Spec
 
 if backends.native() is None:
@@ -114,6 +115,32 @@ def test_gradients_are_finite_where_those_by_torch_are(
     finite = truth.isfinite()
     assert finite.sum() > 0.9 * truth.numel()
     torch.testing.assert_close(ours[finite], truth[finite], rtol=2.0**-16, atol=2.0**-16)
+
+
+@pytest.mark.parametrize(("spec", "numbers"), ROW_METHODS, ids=lambda x: getattr(x, "method", ""))
+def test_rows_of_float16_are_those_of_float32_rounded(
+    spec: Spec, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, mask = spec.module(**numbers), torch.rand(6, 40, generator=torch.Generator().manual_seed(2)) < 0.8
+    scores, of_results = scores_of(2, 3, 6, 40, dtype=torch.float16), scores_of(2, 3, 6, 40)
+    assert module.choose(scores)[1].native
+
+    def run(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        leaf = scores.to(dtype).requires_grad_()
+        result = module(leaf, mask)
+        return result, torch.autograd.grad(result, leaf, of_results.to(dtype))[0]
+
+    result, gradient = run(torch.float16)
+    truth, expected = run(torch.float32)
+    assert torch.equal(result, truth.half())
+    torch.testing.assert_close(gradient, expected.half(), rtol=2.0**-9, atol=2.0**-10)  # that of results is rounded
+    with torch.no_grad():
+        for scores_of_a_stripe in (1 << 20, 100):
+            monkeypatch.setattr(stripes, "STRIPE", scores_of_a_stripe)
+            assert torch.equal(module(scores, mask), truth.half())
+            assert torch.equal(module(scores), module(scores.float()).half())
+        compiled: Any = torch.compile(module, backend="eager", fullgraph=True)
+        assert torch.equal(compiled(scores, mask), truth.half())
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)

@@ -57,12 +57,16 @@ def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: floa
 
 def _rows(scores: Tensor) -> Any:
     """Return the module of row kernels for the scores' device: the Triton kernels or the native ones."""
-    return _triton_rows() if scores.is_cuda or interprets() else rows
+    return _triton_rows() if _runs_by_triton(scores) else rows
 
 
 def _gradients(scores: Tensor) -> Any:
     """Return the module of the gradients of row kernels, likewise."""
-    return _triton_rows() if scores.is_cuda or interprets() else row_gradients
+    return _triton_rows() if _runs_by_triton(scores) else row_gradients
+
+
+def _runs_by_triton(scores: Tensor) -> bool:
+    return scores.is_cuda or interprets()
 
 
 def _triton_rows() -> Any:
@@ -145,8 +149,7 @@ def levels_backward(
     is_causal: bool = False,
 ) -> Tensor:
     """Gradient of the scores of `levels` and `level_table`, as `row_gradients.levels_backward`; on GPUs by torch."""
-    by_torch = scores.is_cuda or interprets()
-    compute = differentiable_levels_backward if by_torch else row_gradients.levels_backward
+    compute = differentiable_levels_backward if _runs_by_triton(scores) else row_gradients.levels_backward
     return compute(scores, probabilities, gradient, clip, mask, is_causal).contiguous()
 
 
@@ -287,20 +290,28 @@ class RowCall(NamedTuple):
         """Run the operator on scores; see `softmaxkit.kernels.rows`."""
         if self.heads:
             return run_heads([call.run for call in self.heads], scores, mask)
+        if scores.dtype == torch.float16 and not _runs_by_triton(scores):
+            return self.run(scores.float(), mask).to(scores.dtype)
         result: Tensor = OPERATORS[self.kernel](scores, *self.arguments, mask)
         return result
 
     def support(self, kind: str) -> Support | None:
         """Return what the row kernels support, see `backends.Call`."""
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
-            return Support(DTYPES, self.differentiable, traceable=True)
+            return Support(NATIVE_OPERATORS[self.kernel], self.differentiable, traceable=True)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:
             return Support(GPU_DTYPES, self.differentiable)
         return None
 
 
 TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
-NATIVE_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "level_table", "topk")
+NATIVE_OPERATORS: dict[str, tuple[torch.dtype, ...]] = {
+    **dict.fromkeys(
+        ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "level_table"), (*DTYPES, torch.float16)
+    ),
+    "topk": tuple(DTYPES),
+}
+"""The operators with native kernels, and what these support. Rows of float16 are converted to float32 and back."""
 OPERATORS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "softmax_to_base": softmax_to_base,

@@ -155,12 +155,13 @@ class SoftmaxModule(Calibrated, ABC):
             result: Tensor = self._integer_forward(at_least_float32(scores), mask)
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
-        if call is not None and choice.kernel:
-            return call.run(scores, mask)
-        if self._is_trained(scores):
-            return self._by_torch(scores, mask)
+        run, at_once = self._by_torch, self._is_trained(scores)
+        if call is not None and choice.kernel:  # which needs no memory but that of its result, unless it converts rows
+            run, at_once = call.run, at_once or not choice.native or scores.dtype != torch.float16
+        if at_once:
+            return run(scores, mask)
         mask = None if mask is None else mask.expand(scores.shape)
-        return in_stripes(lambda *rows: (self._by_torch(*rows),), scores, mask, without=self._heads_axis)[0]
+        return in_stripes(lambda *rows: (run(*rows),), scores, mask, without=self._heads_axis)[0]
 
     def _by_torch(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         attended = attended_keys(scores, mask)
