@@ -6,6 +6,7 @@ The latter accept every device. Keys without probability have no gradient, even 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,10 +70,7 @@ def exponential_backward(
         ValueError: as `exponential`; or the gradient has another shape.
     """
     offsets, parameters = exponential_parameters(scores, offset, limit, base)
-    g = gradient_like(gradient, scores, "scores")
-    sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
-    pointers = (address(g), address(sums))
-    return run("exponential_backward", scores, mask, is_causal, address(offsets), *parameters, *pointers), sums
+    return _with_sums("exponential_backward", scores, gradient, mask, is_causal, address(offsets), *parameters)
 
 
 def logistic_backward(
@@ -99,10 +97,16 @@ def logistic_backward(
         ValueError: as `logistic`; or the gradient has another shape.
     """
     biases = offsets_of(scores, bias, "bias")
+    return _with_sums("logistic_backward", scores, gradient, mask, is_causal, address(biases), bias.ndim == 1)
+
+
+def _with_sums(
+    name: str, scores: Tensor, gradient: Tensor, mask: Tensor | None, is_causal: bool, *parameters: Any
+) -> tuple[Tensor, Tensor]:
+    """Run the kernel of a gradient of scores that has its row sums as a second result; return both."""
     g = gradient_like(gradient, scores, "scores")
     sums = torch.zeros(scores.shape[:-1], dtype=torch.float32, device="cpu")
-    parameters = (address(biases), bias.ndim == 1, address(g), address(sums))
-    return run("logistic_backward", scores, mask, is_causal, *parameters), sums
+    return run(name, scores, mask, is_causal, *parameters, address(g), address(sums)), sums
 
 
 def levels_backward(
@@ -165,7 +169,7 @@ def differentiable_exponential_backward(
 ) -> tuple[Tensor, Tensor]:
     """Compute `exponential_backward` with torch."""
     passes = _attended(scores, mask, is_causal)
-    exponent = scores.float() - (offset.float()[:, None, None] if offset.ndim else offset.float())
+    exponent = scores.float() - _for_heads(offset)
     passes = passes & (exponent <= log_limit(limit, base))
     log_base = math.log(base)
     power = torch.exp(torch.where(passes, exponent, 0.0) * log_base)
@@ -178,7 +182,7 @@ def differentiable_logistic_backward(
 ) -> tuple[Tensor, Tensor]:
     """Compute `logistic_backward` with torch."""
     attended = _attended(scores, mask, is_causal)
-    p = torch.sigmoid(scores.float() + (bias.float()[:, None, None] if bias.ndim else bias.float()))
+    p = torch.sigmoid(scores.float() + _for_heads(bias))
     result = torch.where(attended & (p != 0), p * (1 - p) * gradient.float(), 0.0)
     return result.to(scores.dtype), result.sum(-1)
 
@@ -193,6 +197,11 @@ def differentiable_levels_backward(
     seen = torch.where(attended, scores.detach().float(), -torch.inf)
     passes = (probabilities > 0) & (seen - seen.amax(-1, keepdim=True) >= clip)
     return torch.where(passes, differentiable_softmax_backward(probabilities, gradient), 0.0)
+
+
+def _for_heads(offset: Tensor) -> Tensor:
+    """Return an offset, () or (heads,), in float32 as it broadcasts with scores."""
+    return offset.float()[:, None, None] if offset.ndim else offset.float()
 
 
 def _attended(scores: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor:

@@ -16,8 +16,6 @@ from softmaxkit.kernels.launch import DTYPES, address, kernels_for, run
 
 MOST_ENTRIES = 256
 """Maximum entries of a table of levels."""
-TINY = 2.0**-126
-"""Smallest normal number of float32."""
 
 
 def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False, out: Tensor | None = None) -> Tensor:
@@ -197,7 +195,7 @@ def level_table(
     if (
         not 2 <= len(entries) <= MOST_ENTRIES
         or not all(0 <= entry < math.inf for entry in entries)
-        or entries[-1] < TINY
+        or entries[-1] < torch.finfo(torch.float32).tiny
     ):
         raise ValueError(
             f"entries must be 2 to {MOST_ENTRIES} numbers, finite and not negative, and positive for level 0"
