@@ -43,7 +43,6 @@ struct LevelTable {
 
 template <class T, class To, class Row>
 void level_table_row(const Row& scores, To to, int64_t keys, const LevelTable& table) {
-    using Of = Blocks<T>;
     const float maximum = row_maximum(scores, keys);
     if (is_empty(scores, keys, maximum)) return fill_zero(to, keys);
     const auto weigh = [&](const Vector& score, auto) __attribute__((always_inline)) {
@@ -54,14 +53,9 @@ void level_table_row(const Row& scores, To to, int64_t keys, const LevelTable& t
         return entry;
     };
     float* values = scratch<float>(keys + chains * width);
-    double sum = 0.0;
-    for (int64_t begin = 0; begin < keys; begin += summed_together) {
-        const int64_t some = std::min(summed_together, keys - begin);
-        sum += Of::total(Of::weigh(scores + begin, weigh, values + begin, some, Of::zero(), summed_together,
-                                   [](auto, auto) {}));
-    }
+    const double sum = weigh_row<T>(scores, weigh, values, keys);
     if (!(sum > 0.0)) return fill_invalid(scores, to, keys);
-    Of::scale_all(values, static_cast<float>(1.0 / sum), to, keys);
+    Blocks<T>::scale_all(values, static_cast<float>(1.0 / sum), to, keys);
 }
 
 // The gradient of the scores, straight through the rounding, of results p that are entries or exponentials of levels,

@@ -220,20 +220,14 @@ inline float* weights_of(bfloat16*, int64_t keys) { return scratch<float>(keys +
 // A row of finite scores.
 template <int count, class T, class Row>
 void levels_finite_row(const Row& scores, T* to, int64_t keys, float maximum, const Levels& levels) {
-    using Of = Blocks<T>;
     const auto weight = [&](const Vector& score, auto some) {
         Vector value = pick<count>(place_of<count>(score - maximum, levels), levels.exponentials);
         if constexpr (std::is_same_v<decltype(some), int64_t>) replace(value, score == -infinity, 0.0f);
         return value;
     };
     float* weights = weights_of(to, keys);
-    double sum = 0.0;
-    for (int64_t begin = 0; begin < keys; begin += summed_together) {
-        const int64_t some = std::min(summed_together, keys - begin);
-        sum += Of::total(Of::weigh(scores + begin, weight, weights + begin, some, Of::zero(), summed_together,
-                                   [](auto, auto) {}));
-    }
-    Of::scale_all(weights, 1.0f / static_cast<float>(sum), to, keys);
+    const double sum = weigh_row<T>(scores, weight, weights, keys);
+    Blocks<T>::scale_all(weights, 1.0f / static_cast<float>(sum), to, keys);
 }
 
 #endif

@@ -79,4 +79,17 @@ struct Blocks<bfloat16> {
 
 #endif
 
+// Writes the weights of a row, as `Blocks<T>::weigh`, and returns their sum.
+template <class T, class Row, class Weight>
+SOFTMAXKIT_INLINE double weigh_row(const Row& scores, const Weight& weight, float* to, int64_t keys) {
+    using Of = Blocks<T>;
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < keys; begin += summed_together) {
+        const int64_t some = std::min(summed_together, keys - begin);
+        sum += Of::total(Of::weigh(scores + begin, weight, to + begin, some, Of::zero(), summed_together,
+                                   [](auto, auto) {}));
+    }
+    return sum;
+}
+
 }  // namespace softmaxkit
