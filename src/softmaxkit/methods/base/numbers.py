@@ -41,7 +41,8 @@ def module_for(
 ) -> SoftmaxModule:
     """Return a frozen module with these numbers, or the initial ones for rows of `keys`; cached if they are plain.
 
-    Without `heads`, the module has parameters per head if there are numbers per head.
+    Without `heads`, the module has parameters per head if there are numbers per head. Building a module takes longer
+    than a short call, so tensors count as the numbers that they hold.
 
     Raises:
         ValueError: the mode is not one of a function call, or vmap maps a number that is not learned.
@@ -62,8 +63,21 @@ def module_for(
     all_numbers = tuple({**start, **numbers}.items())
     if torch.compiler.is_dynamo_compiling():
         return _module_of_graph(spec, mode, heads, all_numbers, device)
-    build = _module if in_graph or not _are_single(all_numbers) else _kept_module
-    return build(spec, mode, None if heads is None else int(heads), all_numbers, device)
+    heads = None if heads is None else int(heads)
+    hashable = () if in_graph else tuple((name, _hashable(x)) for name, x in all_numbers)
+    if in_graph or any(x is None for _, x in hashable):
+        return _module(spec, mode, heads, all_numbers, device)
+    return _kept_module(spec, mode, heads, hashable, device)
+
+
+def _hashable(number: Any) -> Any:
+    """Return a number as a float, or numbers per head as a tuple; None for what a module has to check."""
+    if type(number) in (Tensor, nn.Parameter) and number.ndim < 2:
+        known = number.detach().cpu()  # one by one: before torch 2.10, transforms have no list of them
+        number = [x.item() for x in known] if known.ndim else known.item()
+    if isinstance(number, (list, tuple)):
+        return tuple(number) if all(isinstance(x, (int, float)) for x in number) else None
+    return number if isinstance(number, (int, float)) else None
 
 
 def _are_single(numbers: Numbers) -> bool:
