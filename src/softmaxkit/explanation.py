@@ -21,6 +21,7 @@ def explain(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
+    enable_gqa: bool = False,
     **parameters: Any,
 ) -> Choice:
     """Report which back end `softmax` or `attention` would run, and why the preferred ones before it cannot.
@@ -34,6 +35,7 @@ def explain(
         dropout_p: as in `attention`.
         is_causal: as in `attention`.
         scale: as in `attention`.
+        enable_gqa: as in `attention`.
         parameters: the method's real parameters, as for `softmax` and `attention`.
 
     Returns:
@@ -55,12 +57,14 @@ def explain(
     check_spec(spec)
     spec.require(parameters, explain)
     if len(tensors) == 1:
-        if attn_mask is not None or dropout_p or is_causal or scale is not None:
-            raise TypeError("attn_mask, dropout_p, is_causal and scale are those of attention: pass query, key, value")
+        if attn_mask is not None or dropout_p or is_causal or scale is not None or enable_gqa:
+            raise TypeError(
+                "attn_mask, dropout_p, is_causal, scale and enable_gqa are those of attention: pass query, key, value"
+            )
         return _choice_of_rows(spec, tensors[0], mode, parameters)
     if len(tensors) != 3:
         raise TypeError(f"explain takes one tensor (scores) or three (query, key, value), got {len(tensors)}")
-    prepared = prepare(*tensors, spec, attn_mask, dropout_p, is_causal, scale, mode, parameters)
+    prepared = prepare(*tensors, spec, attn_mask, dropout_p, is_causal, scale, enable_gqa, mode, parameters)
     query, key, value, mask, _, factor, _, call, choice = prepared
     return choice_for_values(call, choice, query, key, value, mask, is_causal, factor)
 

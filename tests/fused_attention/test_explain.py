@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.choice import LARGEST_SCALE, choose
-from softmaxkit.kernels import backends, builds
+from softmaxkit.kernels import backends, builds, launch
 
 NATIVE = backends.backend_name()
 ROWS = torch.zeros(2, 9)
@@ -45,7 +45,7 @@ def test_reasons_of_the_call() -> None:
     assert "meta" in reasons(softmaxkit.explain(ConSmax(), ROWS.to("meta"), beta=1.0, gamma=1.0))
     wide = torch.zeros(1, 1, 2, 2**15)
     assert "channels" in reasons(softmaxkit.explain(Exaq(), wide, wide, wide, clip=-4.0))
-    by_torch = "multiplies float32 in" if backends.softmax_products() else "scaled_dot_product_attention"
+    by_torch = "multiplies float32 in" if backends.softmax_products(torch.float32) else "scaled_dot_product_attention"
     assert by_torch in reasons(softmaxkit.explain(Softermax(), QUERY, QUERY, QUERY))
     assert "row by row" in reasons(softmaxkit.explain(Exaq(), QUERY, QUERY, QUERY, mode="integer", clip=-4.0))
 
@@ -70,32 +70,41 @@ def decoding(dtype: torch.dtype, keys: int, key_heads: int = 8) -> list[torch.Te
 @pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
 @pytest.mark.parametrize(
     ("dtype", "key_heads", "keys"),
-    [(torch.bfloat16, 8, 1024), (torch.float32, 2, 4096), (torch.float32, 8, 4096)],
-    ids=["bfloat16", "shared", "float32"],
+    [(torch.float16, 8, 512), (torch.bfloat16, 8, 1024), (torch.float32, 2, 4096), (torch.float32, 8, 4096)],
+    ids=["float16", "bfloat16", "shared", "float32"],
 )
 def test_softmax_of_a_few_queries_runs_natively_over_many_keys(dtype: torch.dtype, key_heads: int, keys: int) -> None:
     for spec, base in ((Exact(), math.e), (Softermax(), 2.0)):
         few, many = decoding(dtype, keys - 1, key_heads), decoding(dtype, keys, key_heads)
-        assert "torch's own attention is faster until" in reasons(softmaxkit.explain(spec, *few))
-        assert softmaxkit.explain(spec, *many).backend == NATIVE
+        assert "torch's own attention is faster until" in reasons(softmaxkit.explain(spec, *few, enable_gqa=True))
+        assert softmaxkit.explain(spec, *many, enable_gqa=True).backend == NATIVE
         for operands in (few, many):
             query, key, value = (x.double() for x in operands)
             exact = scaled_dot_product_attention(query, key, value, scale=math.log(base) / 8, enable_gqa=True)
             result = softmaxkit.attention(*operands, spec, enable_gqa=True)
             torch.testing.assert_close(result, exact.to(dtype), rtol=2.0**-7, atol=2.0**-9)
         learned = many[0].clone().requires_grad_()
-        assert softmaxkit.explain(spec, learned, *many[1:]).backend == "torch"
+        assert softmaxkit.explain(spec, learned, *many[1:], enable_gqa=True).backend == "torch"
 
 
 @pytest.mark.skipif(NATIVE == "torch", reason="no native kernels here")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_torch_multiplies_several_queries_in_bfloat16(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", launch.DTYPES)
+def test_torch_multiplies_several_queries_in_16_bits(dtype: torch.dtype) -> None:
     query, *tokens = decoding(dtype, 4096)
     assert softmaxkit.explain(Exact(), query.expand(-1, -1, 3, -1), *tokens).native
     several = softmaxkit.explain(Exact(), query.expand(-1, -1, 4, -1), *tokens)
     assert several.native == (dtype == torch.float32)
     if not several.native:
-        assert "for more than 3 queries per head in bfloat16, torch's own attention is as fast" in reasons(several)
+        assert "for more than 3 queries per head in 16 bits, torch's own attention is as fast" in reasons(several)
+
+
+def test_it_refuses_what_attention_refuses() -> None:
+    shared = decoding(torch.float32, 40, key_heads=2)
+    for run in (lambda: softmaxkit.explain(Exact(), *shared), lambda: softmaxkit.attention(*shared, Exact())):
+        with pytest.raises(ValueError, match="8 query heads and 2 key heads require enable_gqa=True"):
+            run()
+    with pytest.raises(TypeError, match="scale and enable_gqa are those of attention"):
+        softmaxkit.explain(Exact(), ROWS, enable_gqa=True)
 
 
 @pytest.mark.parametrize("asked", ["none", "torch"])

@@ -62,7 +62,7 @@ def test_a_mask_that_repeats_itself_is_not_expanded(spec: softmaxkit.Spec, mask:
 def test_a_mask_of_four_axes_stays_the_same_tensor() -> None:
     """So that FlexAttention's block masks, which are kept by the mask, are made once for the layers of a model."""
     mask = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool).tril()
-    assert prepare(*_inputs(), softmaxkit.Exact(), mask, 0.0, False, None, "float", {}).mask is mask
+    assert prepare(*_inputs(), softmaxkit.Exact(), mask, 0.0, False, None, False, "float", {}).mask is mask
 
 
 @pytest.mark.parametrize("mask", [None, MASKS["boolean, by key, four axes"]], ids=["none", "by key"])

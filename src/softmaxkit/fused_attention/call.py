@@ -9,7 +9,7 @@ from torch import Tensor
 from softmaxkit.fused_attention.native import attend_natively
 from softmaxkit.fused_attention.prepared import prepare
 from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product
-from softmaxkit.kernels.attention import AttentionCall, check_truth_values
+from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.methods.base.numbers import normalise_with
@@ -33,15 +33,15 @@ def attention(
 
     Methods whose float form is softmax to some base (`Exact`, `Softermax`) run as that torch function. On the CPU, a
     few queries over many keys run in a kernel instead, with products and sums in float32. With AVX2 or later so do many
-    queries, if the problem is large enough: tensors in bfloat16, and in float32 if
+    queries, if the problem is large enough: tensors of 16 bits, and in float32 if
     `torch.set_float32_matmul_precision("medium")` permits it. That kernel multiplies 16-bit integers, or bfloat16 where
-    AMX is selected or faster (`softmaxkit.kernels.trial`); sequences for which 16 bits are too coarse run in torch.
+    AMX is selected or faster and tensors are not float16 (`softmaxkit.kernels.trial`); sequences for which 16 bits are
+    too coarse run in torch.
 
-    EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU in float32
-    and bfloat16 without gradients, with 8-bit products for many queries and in float32 for a few, as in generation.
-    Where no kernel applies (another device or dtype, a bias, dropout, and on the CPU a sequence with NaN or infinity),
-    torch computes the float form, one stripe of queries at a time. `softmaxkit.explain` returns the choice and its
-    reasons.
+    EXAQ and ConSmax run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU without
+    gradients, with 8-bit products for many queries and in float32 for a few, as in generation. Where no kernel applies
+    (another device or dtype, a bias, dropout, and on the CPU a sequence with NaN or infinity), torch computes the float
+    form, one stripe of queries at a time. `softmaxkit.explain` returns the choice and its reasons.
 
     Args:
         query: floating, (batch, heads, queries, channels); the leading one or two dimensions may be omitted.
@@ -72,12 +72,9 @@ def attention(
     """
     check_spec(spec)
     spec.require(parameters, attention)
-    check_truth_values(enable_gqa=enable_gqa)
-    prepared = prepare(query, key, value, spec, attn_mask, dropout_p, is_causal, scale, mode, parameters)
+    prepared = prepare(query, key, value, spec, attn_mask, dropout_p, is_causal, scale, enable_gqa, mode, parameters)
     dimensions = query.ndim
     query, key, value, mask, bias, factor, module, call, choice = prepared
-    if query.shape[1] != key.shape[1] and not enable_gqa:
-        raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
     if call is not None and choice.kernel:
         result = fused(call, choice, query, key, value, mask, is_causal, factor, dropout_p, bias=bias)
     elif mode == "float" and module.softmax_base is not None:

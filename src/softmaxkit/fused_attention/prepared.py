@@ -65,6 +65,7 @@ def prepare(
     dropout_p: float,
     is_causal: bool,
     scale: float | None,
+    enable_gqa: bool,
     mode: str,
     parameters: Mapping[str, Any],
 ) -> Prepared:
@@ -75,7 +76,7 @@ def prepare(
     """
     check_tensors(query=query, key=key, value=value)
     check_optional_tensors(attn_mask=attn_mask)
-    check_truth_values(is_causal=is_causal)
+    check_truth_values(is_causal=is_causal, enable_gqa=enable_gqa)
     if mode == "float":
         query, key, value = autocast(query, key, value)
     _check(query, key, value, attn_mask, is_causal)
@@ -87,6 +88,8 @@ def prepare(
         more = (None,) * (4 - query.ndim)
         query, key, value = query[more], key[more], value[more]
     check_shapes(query, key, value)
+    if query.shape[1] != key.shape[1] and not enable_gqa:
+        raise ValueError(f"{query.shape[1]} query heads and {key.shape[1]} key heads require enable_gqa=True")
     mask, bias = mask_and_bias(attn_mask)
     mask, bias = (None if x is None else unexpanded_mask(x, (*query.shape[:3], key.shape[2])) for x in (mask, bias))
     factor = attention_scale(query, scale)
