@@ -55,6 +55,25 @@ def test_the_record_has_ratios_and_errors_for_every_shape_and_thread(tmp_path: P
     assert record["inputs"]["processor"] == processor()
 
 
+def test_float16_is_compared_with_torch_in_every_dtype(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, shapes = tmp_path / "speed.json", ["--shape", "2x9x33x16", "--shape", "32x100"]
+    arguments = ["--dtype", "float16", *shapes, "--threads", "1", "--rounds", "2", "--method", "consmax"]
+    assert main(["bench", *arguments, "--json", str(path)]) == 0
+    assert "over float16" in capsys.readouterr().out
+    of_attention, of_rows = [], []
+    for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
+        assert result["dtype"] == "float16"
+        (of_rows if len(result["shape"]) == 2 else of_attention).append(result)
+    variants = [result.get("variant") for result in of_attention if result["method"] == "torch"]
+    assert variants == [None, "bfloat16", "float16"]
+    for result in of_attention:
+        assert {"speedup_over_torch", "speedup_over_torch_bfloat16", "speedup_over_torch_float16"} <= result.keys()
+        if result.get("variant") == "float16":
+            assert result["speedup_over_torch_float16"] == 1
+            assert 1e-5 < result["error_rms"] < 2**-10
+    assert all(result["error_max"] < 2**-11 for result in of_rows if result["method"] == "torch")
+
+
 def test_the_processor_has_a_name_and_its_instructions(tmp_path: Path) -> None:
     file = tmp_path / "cpuinfo"
     file.write_text("processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 avx512f avx512vbmi amx_int8\n\n")

@@ -91,10 +91,10 @@ def bench(
     """Measure the speed of the methods on this machine, compared with torch and with a plain memory copy.
 
     All contenders take turns in one process, on the same scores. Speedups are over torch.softmax in the same dtype, or
-    over scaled_dot_product_attention in float32 and in bfloat16, whatever the dtype of the methods' inputs. Columns:
-    "copies" is the time in units of a memory copy; "new memory" is for calls that return a new tensor, as most do;
-    "error" is the error against the method's own definition in float64; "from exact" is the distance of the output to
-    exact attention, including the method's own deviation.
+    over scaled_dot_product_attention in float32 and in bfloat16, whatever the dtype of the methods' inputs, and in
+    float16 if they have that. Columns: "copies" is the time in units of a memory copy; "new memory" is for calls that
+    return a new tensor, as most do; "error" is the error against the method's own definition in float64; "from exact"
+    is the distance of the output to exact attention, including the method's own deviation.
 
     With --model: reading a prompt and generating tokens after it, in mode "fused", compared with the original model in
     float32 and bfloat16. With --compile, all of these under torch.compile too, over a static cache; compiling takes
@@ -127,7 +127,7 @@ def bench(
         return
     from softmaxkit.studies.speed import SpeedOptions, distinct, measure_speed
 
-    dtypes = tuple(dict.fromkeys(dtype or Dtype))
+    dtypes = tuple(dict.fromkeys(dtype or DTYPES))
     options = SpeedOptions(distinct(specs), shapes, _counts(threads), rounds, compiled, seed, dtypes)
     with stages() as stage:
         record = measure_speed(options, command_line(), stage)
@@ -233,11 +233,18 @@ def _tables(record: dict[str, Any]) -> list[Table]:
             f"{1e3 * result['seconds']:.3f}",
             f"{ratio(result['speedup_over_torch'])}x",
             f"{result['time_over_copy']:.2f}",
-            f"{ratio(result['speedup_over_torch_new_memory' if len(shape) == 2 else 'speedup_over_torch_bfloat16'])}x",
+            *(f"{ratio(result[f'speedup_over_torch_{rival}'])}x" for rival in _rivals(shape, dtype)),
             "" if error is None else f"{error:.1e}",
             *([] if len(shape) == 2 else [_percent(result.get("difference_from_exact_rms"))]),
         )
     return list(tables.values())
+
+
+def _rivals(shape: list[int], dtype: str) -> dict[str, str]:
+    """Return the suffixes of the record's other speedups over torch, with the titles of their columns."""
+    if len(shape) == 2:
+        return {"new_memory": "new memory: over torch"}
+    return {rival: f"over {rival}" for rival in ("bfloat16", *(["float16"] if dtype == "float16" else []))}
 
 
 def _percent(share: float | None) -> str:
@@ -251,7 +258,7 @@ def _empty_table(shape: list[int], threads: int, dtype: str) -> Table:
     inputs = dtype if softmax else f"methods in {dtype}"
     title = f"{'x'.join(map(str, shape[:4]))} ({axes}{shared}), {inputs}, {threads} thread{'s' if threads > 1 else ''}"
     table = Table("method", "mode", title=title, box=SIMPLE_HEAD)
-    columns = ["ms", "over torch", "copies", "new memory: over torch" if softmax else "over bfloat16", "error"]
+    columns = ["ms", "over torch", "copies", *_rivals(shape, dtype).values(), "error"]
     for column in [*columns, *([] if softmax else ["from exact"])]:
         table.add_column(column, justify="right")
     return table

@@ -28,9 +28,7 @@ CHECKED = 1 << 19
 """Maximum number of scores whose error against float64 is measured."""
 
 
-FLOAT32, BFLOAT16 = Dtype.FLOAT32.value, Dtype.BFLOAT16.value
-TORCH_BFLOAT16: dict[str, Any] = {"method": "torch", "variant": BFLOAT16}
-"""The record's entry of torch's attention in bfloat16, which is faster than float32 on many processors."""
+FLOAT32, BFLOAT16, FLOAT16 = Dtype.FLOAT32.value, Dtype.BFLOAT16.value, Dtype.FLOAT16.value
 
 
 class Contender(NamedTuple):
@@ -120,8 +118,8 @@ def attention_contenders(
 ) -> list[Contender]:
     """Return a copy of keys and values, torch's attention, and the attention of each spec that has a fused one.
 
-    Torch's runs in float32 and in bfloat16 on the same numbers, and with a single query the methods' over quantised
-    caches too.
+    Torch's runs on the same numbers in float32, in bfloat16, which is faster on many processors, and in float16 if the
+    methods do; the last two are variants. With a single query the methods run over quantised caches too.
 
     Args:
         specs: the methods.
@@ -151,18 +149,18 @@ def attention_contenders(
         return Contender(figures, lambda out: run(), truth, exact)
 
     torchs = partial(scaled_dot_product_attention, enable_gqa=bool(fewer))
-    half = [tensor.bfloat16() for tensor in (query, key, value)]
-    contenders = [
-        Contender({"method": "copy"}, lambda out: (key.clone(), value.clone())[1]),
-        contender({"method": "torch"}, partial(torchs, query, key, value), BASELINE),
-        contender(TORCH_BFLOAT16, partial(torchs, *half), BASELINE),
-    ]
+    variants = {
+        name: [tensor.to(getattr(torch, name)) for tensor in (query, key, value)]
+        for name in (FLOAT32, BFLOAT16, *([FLOAT16] if dtype == FLOAT16 else []))
+    }
+    contenders = [Contender({"method": "copy"}, lambda out: (key.clone(), value.clone())[1])]
+    runs: dict[str, Callable[..., Tensor]] = {"torch": torchs}
     if compiled:
-        with_compiler = freshly_compiled(torchs)
-        contenders += [
-            contender({"method": "torch, compiled"}, partial(with_compiler, query, key, value), BASELINE),
-            contender({"method": "torch, compiled", "variant": BFLOAT16}, partial(with_compiler, *half), BASELINE),
-        ]
+        runs["torch, compiled"] = freshly_compiled(torchs)
+    for method, run in runs.items():
+        for name, tensors in variants.items():
+            figures = {"method": method} | ({} if name == FLOAT32 else {"variant": name})
+            contenders.append(contender(figures, partial(run, *tensors), BASELINE))
     decoded = queries == 1 and backend_name() != "torch"
     caches = {bits: KeyValueCache(own[1], own[2], bits) for bits in BITS} if decoded else {}
     attend = partial(attention, enable_gqa=bool(fewer))

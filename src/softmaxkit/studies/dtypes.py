@@ -10,6 +10,8 @@ class Dtype(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
 
 
-DTYPES = tuple(dtype.value for dtype in Dtype)
+DTYPES = Dtype.FLOAT32.value, Dtype.BFLOAT16.value
+"""Those measured by default, and in whole models."""

@@ -18,9 +18,7 @@ from softmaxkit.kernels.backends import backend_name
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_record
 from softmaxkit.studies.contenders import (
-    BFLOAT16,
     SPREAD,
-    TORCH_BFLOAT16,
     Contender,
     attention_contenders,
     kernel_mode,
@@ -47,7 +45,7 @@ class SpeedOptions:
         rounds: number of rounds, in each of which all contenders run in turn.
         compiled: add torch's softmax and attention under torch.compile.
         seed: seed of the scores.
-        dtypes: dtypes of the methods' inputs, of `DTYPES`.
+        dtypes: dtypes of the methods' inputs, of `Dtype`.
     """
 
     specs: tuple[Spec, ...]
@@ -69,11 +67,12 @@ def measure_speed(options: SpeedOptions, command: Sequence[str], stage: Stage) -
 
     Returns:
         The record. Its results have `shape`, `threads`, the `dtype` of the inputs (in attention, of the methods': torch
-        runs in both, bfloat16 being a variant), and `storage` if it differs from torch's. `seconds` is the median over
-        the rounds when writing into existing memory, `seconds_new_memory` when allocating. `speedup_over_torch` and
+        runs in others too, as variants), and `storage` if it differs from torch's. `seconds` is the median over the
+        rounds when writing into existing memory, `seconds_new_memory` when allocating. `speedup_over_torch` and
         `time_over_copy` are medians of the ratios of each round, for both; attention also has
-        `speedup_over_torch_bfloat16`. The error against the method in float64 is `error_max` for softmax and, relative
-        to the output, `error_rms` for attention. The inputs describe the processor.
+        `speedup_over_torch_bfloat16`, and in float16 `speedup_over_torch_float16`. The error against the method in
+        float64 is `error_max` for softmax and, relative to the output, `error_rms` for attention. The inputs describe
+        the processor.
     """
     results = []
     for shape, dtype in product(options.shapes, options.dtypes):
@@ -136,12 +135,16 @@ def _run_in_turn(contenders: list[Contender], rounds: int, progress: Progress) -
     runs = [partial(_seconds, contender, out) for contender, out in zip(contenders, outs, strict=True)]
     times: list[Times] = [(*zip(*own, strict=True),) for own in in_turn(runs, rounds, progress)]
     copy, torch_times = times[0], times[1]
-    half = [own[0] for contender, own in zip(contenders, times, strict=True) if contender.figures == TORCH_BFLOAT16]
+    variants = {
+        contender.figures["variant"]: own[0]
+        for contender, own in zip(contenders, times, strict=True)
+        if contender.figures["method"] == "torch" and "variant" in contender.figures
+    }
     return [
         {
             **contender.figures,
             **_ratios(own, torch_times, copy),
-            **{f"speedup_over_torch_{BFLOAT16}": quartile_ratios(of_half, own[0])[1] for of_half in half},
+            **{f"speedup_over_torch_{name}": quartile_ratios(of, own[0])[1] for name, of in variants.items()},
             **_errors(contender, out),
         }
         for contender, out, own in zip(contenders, outs, times, strict=True)
