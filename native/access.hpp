@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "vector.hpp"
+#include "halves.hpp"
 
 namespace softmaxkit {
 

@@ -42,6 +42,7 @@ const Registration registration([](nanobind::module_& m) {
         .def_ro("values", &Precision::values);
     bind<float>(m, "Attention_float32");
     bind<bfloat16>(m, "Attention_bfloat16");
+    bind<float16>(m, "Attention_float16");
 });
 
 }  // namespace

@@ -10,7 +10,7 @@ namespace softmaxkit {
 // Rounds up to 16 values to bfloat16, one in each 32-bit lane; clears `finite` if one is not finite.
 template <class T>
 __m512i halves(const T* from, int64_t count, bool& finite) {
-    const __m512i bits = _mm512_cvtepu16_epi32(narrowed(load_upto(from, count)));
+    const __m512i bits = _mm512_cvtepu16_epi32(narrowed<bfloat16>(load_upto(from, count)));
     const __m512i exponent = _mm512_set1_epi32(0x7f80);
     finite = finite && _mm512_cmpeq_epi32_mask(_mm512_and_si512(bits, exponent), exponent) == 0;
     return bits;

@@ -81,10 +81,13 @@ const Registration registration([](nanobind::module_& m) {
         });
     m.def("decode_float32", &decode<float>, without_gil);
     m.def("decode_bfloat16", &decode<bfloat16>, without_gil);
+    m.def("decode_float16", &decode<float16>, without_gil);
     m.def("decode_codes8_float32", &decode_codes<8, float>, without_gil);
     m.def("decode_codes8_bfloat16", &decode_codes<8, bfloat16>, without_gil);
+    m.def("decode_codes8_float16", &decode_codes<8, float16>, without_gil);
     m.def("decode_codes4_float32", &decode_codes<4, float>, without_gil);
     m.def("decode_codes4_bfloat16", &decode_codes<4, bfloat16>, without_gil);
+    m.def("decode_codes4_float16", &decode_codes<4, float16>, without_gil);
 });
 
 }  // namespace

@@ -17,12 +17,12 @@ struct Exponential {
     float highest_power() const { return std::min(highest * log2_base, 128.0f); }
 };
 
-template <class To, class Row>
-void exponential_row(const Row& scores, To to, int64_t keys, const Exponential& exponential) {
+template <class To, class T, bool with_mask>
+void exponential_row(const Scores<T, with_mask>& scores, To to, int64_t keys, const Exponential& exponential) {
     const Vector highest = exponential.highest_power();
     sweep(keys, [&](int64_t key, auto, auto count) {
         const Vector power = (scores(key, count) - exponential.offset) * exponential.log2_base;
-        put(to + key, exp2(smaller(highest, power)), count);
+        put(to + key, exp2<exp2_degree<T>>(smaller(highest, power)), count);
     });
 }
 
@@ -32,7 +32,7 @@ template <class To, bool with_mask>
 void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t keys, const Exponential& exponential) {
     const Vector highest = exponential.highest_power();
     const auto power = [&](const Vector& score) {
-        return exp2<4>(smaller(highest, (score - exponential.offset) * exponential.log2_base));
+        return exp2<exp2_degree<bfloat16>>(smaller(highest, (score - exponential.offset) * exponential.log2_base));
     };
     sweep_pairs(keys, [&](int64_t key, auto some) {
         const Pairs pairs = load_pairs(scores, key, some);

@@ -40,7 +40,10 @@ bool in_float32(Shape shape, const Element* queries, Element* results, float sca
         const Element* from = token(queries, shape.query, batch, head, query);
         const int64_t place = batch * frame.stride + head / (shape.heads / shape.key_heads) * shape.channels;
         float* to = wide.data() + index * shape.channels;
-        for (int64_t channel = 0; channel < shape.channels; ++channel) to[channel] = to_float(from[channel]);
+        for (int64_t channel = 0; channel < shape.channels; channel += width) {
+            const int64_t rest = std::min(width, shape.channels - channel);
+            store_some(to + channel, load_upto(from + channel, rest), rest);
+        }
         if (frame.centre != nullptr) {
             shifts[index] = static_cast<float>(scale * product(from, frame.centre + place, shape.channels));
         }

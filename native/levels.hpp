@@ -141,7 +141,7 @@ void write_64(__m512i bytes, const std::array<float, 16>& values, To to) {
 template <class To>
 void write_64_pairs(__m512i bytes, const std::array<float, 16>& values, To to) {
     static_assert(level_bias % 32 == 0);  // the index has five bits
-    const __m512i table = _mm512_castsi256_si512(narrowed(load(values.data())));
+    const __m512i table = _mm512_castsi256_si512(narrowed<bfloat16>(load(values.data())));
     const __m512i zero = _mm512_setzero_si512();
     store_pairs(to, _mm512_permutexvar_epi16(_mm512_unpacklo_epi8(bytes, zero), table), all_pairs());
     store_pairs(to + pairs_width, _mm512_permutexvar_epi16(_mm512_unpackhi_epi8(bytes, zero), table), all_pairs());
@@ -213,9 +213,12 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
 
 #else
 
-// Memory for the weights of a row: that of its results, unless these are of bfloat16, which is too coarse.
+// Memory for the weights of a row: that of its results, unless these are of 16 bits, which is too coarse.
 inline float* weights_of(float* to, int64_t) { return to; }
-inline float* weights_of(bfloat16*, int64_t keys) { return scratch<float>(keys + chains * width); }
+template <Half T>
+float* weights_of(T*, int64_t keys) {
+    return scratch<float>(keys + chains * width);
+}
 
 // A row of finite scores.
 template <int count, class T, class Row>

@@ -40,6 +40,7 @@ void bind(nanobind::module_& m, const char* type) {
 const Registration registration([](nanobind::module_& m) {
     bind<float>(m, "float32");
     bind<bfloat16>(m, "bfloat16");
+    bind<float16>(m, "float16");
 });
 
 }  // namespace

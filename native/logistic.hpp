@@ -16,9 +16,11 @@ SOFTMAXKIT_INLINE Vector logistic(const Vector& score, float bias) {
     return result;
 }
 
-template <class To, class Row>
-void logistic_row(const Row& scores, To to, int64_t keys, float bias) {
-    sweep(keys, [&](int64_t key, auto, auto count) { put(to + key, logistic<6>(scores(key, count), bias), count); });
+template <class To, class T, bool with_mask>
+void logistic_row(const Scores<T, with_mask>& scores, To to, int64_t keys, float bias) {
+    sweep(keys, [&](int64_t key, auto, auto count) {
+        put(to + key, logistic<exp2_degree<T>>(scores(key, count), bias), count);
+    });
 }
 
 #if defined(__AVX2__)
@@ -27,7 +29,9 @@ template <class To, bool with_mask>
 void logistic_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t keys, float bias) {
     sweep_pairs(keys, [&](int64_t key, auto some) {
         const Pairs pairs = load_pairs(scores, key, some);
-        store_pairs(to + key, round_pairs(logistic<4>(even(pairs), bias), logistic<4>(odd(pairs), bias)), some);
+        constexpr int degree = exp2_degree<bfloat16>;
+        store_pairs(to + key, round_pairs(logistic<degree>(even(pairs), bias), logistic<degree>(odd(pairs), bias)),
+                    some);
     });
 }
 

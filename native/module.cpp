@@ -24,6 +24,12 @@
 namespace {
 
 #if defined(__x86_64__)
+// Whether the processor converts float16, by CPUID leaf 1. Every processor with AVX2 does, but a virtual machine may not.
+bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29) != 0;
+}
+
 // Whether the processor has AVX-VNNI, by CPUID leaf 7.
 bool has_avx_vnni() {
     unsigned a, b, c, d;
@@ -67,7 +73,7 @@ std::vector<std::string> supported() {
     std::vector<std::string> names{"plain"};
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c()) {
         names.push_back("avx2");
         if (has_avx_vnni()) names.push_back("avx_vnni");
     }

@@ -1,4 +1,4 @@
-// Products in float32 with keys and values in float32, bfloat16, or 8-bit codes whose steps are applied elsewhere.
+// Products in float32 with keys and values in float32, in 16 bits, or in 8-bit codes whose steps are applied elsewhere.
 #pragma once
 
 #include <array>

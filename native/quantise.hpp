@@ -62,9 +62,6 @@ SOFTMAXKIT_INLINE Vector load_upto(const T* from, int64_t count) {
 #endif
 }
 
-inline float to_float(float value) { return value; }
-inline float to_float(bfloat16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16); }
-
 // The product of a query with the mean of keys, in float64.
 template <class T>
 double product(const T* query, const float* mean, int64_t channels) {

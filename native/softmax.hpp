@@ -40,7 +40,7 @@ public:
 
     template <class Row>
     void operator()(const Row& scores, T* to, int64_t keys, const Place&) {
-        constexpr bool in_place = std::is_same_v<T, float>;  // bfloat16 is too coarse for the sum
+        constexpr bool in_place = std::is_same_v<T, float>;  // 16 bits are too coarse for the sum
         if (keys <= block) {                                 // the same in fewer steps, for short rows
             float* values;
             if constexpr (in_place) {
@@ -90,8 +90,8 @@ private:
     static constexpr auto nothing = [](auto, auto) {};
 
     auto exponential(float less) const {
-        return [less, rate = log2_base_](const Vector& score, auto) {
-            return exp2<std::is_same_v<T, float> ? 6 : 4>((score - less) * rate);
+        return [less, rate = log2_base_](const Vector& score, auto) __attribute__((always_inline)) {
+            return exp2<exp2_degree<T>>((score - less) * rate);
         };
     }
 

@@ -21,7 +21,8 @@ inline __m512i halves(const __m512& first, const __m512& second) {
 #if defined(__AVX512BF16__)
     return (__m512i)_mm512_cvtne2ps_pbh(second, first);
 #else
-    return _mm512_inserti64x4(_mm512_castsi256_si512(narrowed(Vector(first))), narrowed(Vector(second)), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(narrowed<bfloat16>(Vector(first))),
+                              narrowed<bfloat16>(Vector(second)), 1);
 #endif
 }
 
@@ -38,7 +39,7 @@ inline __m512 coarse_exp2(const __m512& t) {
 // The arguments of a call, and its keys and values rounded to bfloat16, one element for each key head of each sequence.
 // Weights are 2^(scale * product).
 template <class T>
-struct SoftmaxOperands : Arguments<T> {
+struct TileOperands : Arguments<T> {
     std::vector<PackedHead> heads{};
 
     void prepare() {
@@ -61,13 +62,13 @@ struct SoftmaxOperands : Arguments<T> {
 };
 
 template <class T>
-class SoftmaxStripe {
+class TileStripe {
 public:
-    using Operands = SoftmaxOperands<T>;
+    using Operands = TileOperands<T>;
 
     static int64_t rows_for(int64_t) { return tile_pair; }
 
-    SoftmaxStripe(const Operands& of, int64_t)
+    TileStripe(const Operands& of, int64_t)
         : of_(of), scale_(std::max(static_cast<float>(std::abs(of.scale)), least_scale)),
           sign_(of.scale < 0 ? 0x80008000 : 0), pairs_(of.heads[0].pairs), columns_(of.heads[0].columns),
           queries_(tile_pair * pairs_), totals_(tile_pair * columns_), weights_(block * panel * tile_pair) {}

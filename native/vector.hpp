@@ -1,4 +1,4 @@
-// The widest vectors of the instruction set: loads and stores, conversion of bfloat16, minimum and maximum, and exp2.
+// The widest vectors of the instruction set: loads and stores, minimum and maximum, and exp2.
 #pragma once
 
 #include <bit>
@@ -24,11 +24,6 @@ using Mask = Vector::mask_type;
 constexpr int64_t width = static_cast<int64_t>(Vector::size());
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-// bfloat16 is the upper half of a float32. Conversion from float32 rounds to nearest, ties to even, and preserves NaN.
-struct bfloat16 {
-    uint16_t bits;
-};
-
 SOFTMAXKIT_INLINE Vector load(const float* from) { return Vector(from, stdx::element_aligned); }
 SOFTMAXKIT_INLINE void store(float* to, const Vector& value) { value.copy_to(to, stdx::element_aligned); }
 
@@ -53,35 +48,6 @@ SOFTMAXKIT_INLINE void store_some(float* to, const Vector& value, int64_t count)
     _mm512_mask_storeu_ps(to, first(count), static_cast<__m512>(value));
 }
 
-SOFTMAXKIT_INLINE Vector widened(__m256i halves) {
-    return Vector(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16)));
-}
-SOFTMAXKIT_INLINE __m256i narrowed(const Vector& value) {
-    const __m512 wide = static_cast<__m512>(value);
-    const __m512i bits = _mm512_castps_si512(wide);
-    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    const __mmask16 nan = _mm512_cmp_ps_mask(wide, wide, _CMP_UNORD_Q);
-    rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
-}
-SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
-    return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-}
-SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
-}
-SOFTMAXKIT_INLINE void stream(bfloat16* to, const Vector& value) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), narrowed(value));
-}
-SOFTMAXKIT_INLINE Vector load_some(const bfloat16* from, int64_t count, float rest) {
-    const Vector halves = widened(_mm256_maskz_loadu_epi16(first(count), from));
-    return Vector(_mm512_mask_mov_ps(_mm512_set1_ps(rest), first(count), static_cast<__m512>(halves)));
-}
-SOFTMAXKIT_INLINE void store_some(bfloat16* to, const Vector& value, int64_t count) {
-    _mm256_mask_storeu_epi16(to, first(count), narrowed(value));
-}
-
 // Replaces scores by -infinity where `keep` is 0.
 SOFTMAXKIT_INLINE Vector masked(const Vector& scores, const uint8_t* keep, int64_t count) {
     const __m128i bytes = _mm_maskz_loadu_epi8(first(count), keep);
@@ -103,46 +69,6 @@ template <class V>
 SOFTMAXKIT_INLINE void replace(V& value, const typename V::mask_type& where, const std::type_identity_t<V>& with) {
     stdx::where(where, value) = with;
 }
-
-// Rounds to bfloat16, left in the upper halves of the lanes.
-SOFTMAXKIT_INLINE Integers rounded_halves(const Vector& value) {
-    const Integers bits = std::bit_cast<Integers>(value);
-    Integers rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    replace(rounded, (bits & 0x7fffffff) > 0x7f800000, 0x7fc00000);
-    return rounded;
-}
-
-#if defined(__AVX2__)
-SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
-    const __m256i halves = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    return Vector(_mm256_castsi256_ps(_mm256_slli_epi32(halves, 16)));
-}
-SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
-    const __m256i halves = _mm256_srli_epi32(static_cast<__m256i>(rounded_halves(value)), 16);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(halves, halves), 0b1000);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
-}
-#elif defined(__aarch64__)
-SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
-    return Vector(vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&from->bits), 16)));
-}
-SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
-    const int32x4_t halves = static_cast<int32x4_t>(rounded_halves(value));
-    vst1_u16(&to->bits, vshrn_n_u32(vreinterpretq_u32_s32(halves), 16));
-}
-#else
-SOFTMAXKIT_INLINE Vector load(const bfloat16* from) {
-    Integers wide([from](auto lane) { return static_cast<int32_t>(static_cast<uint32_t>(from[lane].bits) << 16); });
-    return std::bit_cast<Vector>(wide);
-}
-SOFTMAXKIT_INLINE void store(bfloat16* to, const Vector& value) {
-    alignas(64) int32_t lanes[width];
-    rounded_halves(value).copy_to(lanes, stdx::vector_aligned);
-    for (int64_t lane = 0; lane < width; ++lane) {
-        to[lane].bits = static_cast<uint16_t>(static_cast<uint32_t>(lanes[lane]) >> 16);
-    }
-}
-#endif
 
 template <class T>
 SOFTMAXKIT_INLINE Vector load_some(const T* from, int64_t count, float rest) {
@@ -211,7 +137,7 @@ constexpr float log2e = 1.44269504f;
 constexpr float rounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, left in the lowest bits
 
 // The polynomial for 2^r, r from 0 to 1, with the smallest relative error among those that are exactly 1 at 0. Degree 6
-// has an error of 2e-9, against a rounding error of 6e-8 in float32; degree 4 of 3e-6, against 2e-3 in bfloat16.
+// has an error of 2e-9, against a rounding error of 6e-8 in float32; degree 4 of 3e-6, against 2e-4 in float16.
 template <int degree>
 SOFTMAXKIT_INLINE Vector power_of_fraction(const Vector& r) {
     Vector p;

@@ -18,7 +18,7 @@ namespace softmaxkit {
 // The arguments of a call, and its keys and values, one element for each key head of each sequence. Weights are
 // 2^(scale * product).
 template <class T>
-struct SoftmaxOperands : Arguments<T> {
+struct WordOperands : Arguments<T> {
     SeenKeys seen{this->shape, this->mask};
     std::vector<PackedWords> heads{};
 
@@ -68,14 +68,14 @@ struct SoftmaxOperands : Arguments<T> {
 };
 
 template <class T>
-class SoftmaxStripe {
+class WordStripe {
 public:
-    using Operands = SoftmaxOperands<T>;
+    using Operands = WordOperands<T>;
 
     // Queries of a stripe; several tiles, so that a loaded panel of keys and values is reused.
     static int64_t rows_for(int64_t) { return 8 * tile; }
 
-    SoftmaxStripe(const Operands& of, int64_t rows)
+    WordStripe(const Operands& of, int64_t rows)
         : of_(of), rows_(rows), exponents_(rows / tile), pairs_(of.heads[0].pairs), columns_(of.heads[0].columns),
           whole_(rounded_up(of.shape.channels, width)), queries_(rows * pairs_), totals_(rows * columns_) {}
 

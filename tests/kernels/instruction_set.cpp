@@ -206,6 +206,30 @@ void print_vectors() {
     print_picked(std::integral_constant<int, 16>{});
 }
 
+// All numbers of float16, and float32 from below its subnormal numbers to above its largest, half of them ties.
+void print_float16() {
+    std::vector<float16> halves;
+    for (uint32_t magnitude = 0; magnitude <= 0x7c00; ++magnitude) {
+        for (const uint32_t sign : {0x0000u, 0x8000u}) halves.push_back({static_cast<uint16_t>(magnitude | sign)});
+    }
+    halves.resize(rounded_up(static_cast<int64_t>(halves.size()), 16));
+    std::vector<float> floats(1 << 16), widened(halves.size());
+    for (float& value : floats) {
+        const uint32_t bits = random_bits(), exponent = 127 - 27 + bits % 45, tie = bits >> 8 & 1;
+        const uint32_t mantissa = tie ? (random_bits() & 0x7fe000u) | 0x1000u : random_bits() & 0x7fffffu;
+        value = std::bit_cast<float>((bits & 0x80000000u) | exponent << 23 | mantissa);
+    }
+    floats[0] = infinity, floats[1] = 65519.996f, floats[2] = 65520.0f, floats[3] = 1e-40f;
+    std::vector<float16> narrowed(floats.size());
+    std::vector<float> one_by_one(halves.size());
+    for (size_t index = 0; index < halves.size(); ++index) one_by_one[index] = to_float(halves[index]);
+    for (size_t index = 0; index < halves.size(); index += width) store(&widened[index], load(&halves[index]));
+    for (size_t index = 0; index < floats.size(); index += width) store(&narrowed[index], load(&floats[index]));
+    print("float16 read", widened.data(), static_cast<int64_t>(widened.size()));
+    print("float16 converted", one_by_one.data(), static_cast<int64_t>(one_by_one.size()));
+    print("float16 written", narrowed.data(), static_cast<int64_t>(narrowed.size()));
+}
+
 // Packed codes; their probabilities depend on the order of a sum, and so on the width of a vector.
 template <int count, class T>
 void print_packed(int64_t keys, const T* row) {
@@ -229,6 +253,7 @@ void print_packed(int64_t keys) {
 }
 
 void print_all() {
+    print_float16();
     for (const int64_t channels : {4, 20, 64, 72, 132}) print_scores_and_weights(channels);
     for (const int64_t keys : {4, 64, 512}) {
         print_values<1>(keys);

@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Softermax
 from softmaxkit.fused_attention.cache import KeyValueCache
-from softmaxkit.kernels import backends
+from softmaxkit.kernels import backends, launch
 from softmaxkit.methods.base.numbers import module_for
 
 FLAGS = ("is_causal", "enable_gqa")
@@ -26,7 +26,7 @@ def parameters_of(spec: Any) -> dict[str, Any]:
     return {"clip": CLIP} if isinstance(spec, Exaq) else spec.start(30)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_cache(dtype: torch.dtype) -> None:
     query, key, value = (x.to(dtype) for x in inputs(2, 4, 1, 64, keys=600, key_heads=2))
     cache = KeyValueCache(key[:, :, :100], value[:, :, :100])

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d
 
 from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, Softermax
-from softmaxkit.kernels import attention, backends
+from softmaxkit.kernels import attention, backends, launch
 from softmaxkit.kernels import native_attention as kernels
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import BITS, Cached
@@ -188,7 +188,7 @@ def test_many_channels_fit_32_bits() -> None:
     assert torch.allclose(result, torch.full_like(result, 20 * math.exp(1e-4 * channels**0.5 - 1)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_infinite_values_do_not_reach_a_query_that_attends_to_none(dtype: torch.dtype, build: str) -> None:
     case = Case(queries=2, keys=1300)
     query, key, value = (x.to(dtype) for x in case.tensors())
@@ -201,7 +201,15 @@ def test_infinite_values_do_not_reach_a_query_that_attends_to_none(dtype: torch.
         assert (result[:, :, 1] == math.inf).all()
 
 
-KINDS = ["float32", "bfloat16", "8 bits", "4 bits"]
+def test_every_number_of_float16_is_read_and_written_as_it_is(build: str) -> None:
+    """The result of a single key is its value."""
+    numbers = torch.arange(2**16).to(torch.uint16).view(torch.float16)
+    value = numbers[numbers.isfinite()].reshape(-1, 1, 1, 1)
+    result = kernels.attend(value * 0, value * 0, value, AttentionCall.by_softmax(math.e))
+    assert torch.equal(result, value)
+
+
+KINDS = [*launch.DTYPES.values(), "8 bits", "4 bits"]
 
 
 def operand(kind: str, tokens: Tensor, spoilt: Tensor) -> Any:

@@ -146,7 +146,7 @@ def test_a_wrong_weight_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_strides_and_dtypes(dtype: torch.dtype) -> None:
     operands = [x.to(dtype) for x in inputs(2, 3, 40, 64)]
     for spec, parameters in methods([x.float() for x in operands]):

@@ -14,7 +14,7 @@ from softmaxkit.studies.machine import processor
 PROGRAM = Path(__file__).with_name("instruction_set.cpp")
 NATIVE = Path(__file__).parents[2] / "native"
 FLAGS = ["-std=c++20", "-O2", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
-AVX2 = ["-mavx2", "-mfma"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 NEON_TOOLS = ("aarch64-linux-gnu-g++", "qemu-aarch64")
 INSTRUCTIONS = processor()["instructions"]
 pytestmark = [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from row_inputs import LENGTHS, scores_of
+from row_inputs import LENGTHS, scores_of, tolerances
 
 from softmaxkit import Exaq
 from softmaxkit.kernels import backends, launch, packed, rows
@@ -20,9 +20,11 @@ pytestmark = pytest.mark.usefixtures("build")
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_finite_scores_at_any_distance_have_a_level(dtype: torch.dtype) -> None:
-    scores = torch.tensor([[3e38, -3e38, 0.0, -math.inf]]).to(dtype)
+    largest = torch.finfo(dtype).max
+    scores = torch.tensor([[largest, -largest, 0.0, -math.inf]], dtype=dtype)
     expected = torch.tensor([[1.0, 0.1, 0.1, 0.0]]) / 1.2
-    assert torch.allclose(rows.levels(scores, -5.0, [0.1, 0.2, 0.5, 1.0]).float(), expected, rtol=2.0**-8)
+    result = rows.levels(scores, -5.0, [0.1, 0.2, 0.5, 1.0])
+    torch.testing.assert_close(result.float(), expected, **tolerances(dtype, 2.0**-22))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -35,12 +37,22 @@ def test_levels(bits: Any, dtype: torch.dtype) -> None:
     for source in (None, mask):
         truth = spec.module(clip=clip)(scores.double(), source)
         result = rows.levels(scores, clip, exponentials, source).double()
-        # For bfloat16 scores, `score - maximum` is exact in float32, and so are the levels; else a few rows differ.
-        same = (result - truth).abs() <= (1e-6 if dtype == torch.float32 else 2.0**-8) * truth
-        assert same.all() if dtype == torch.bfloat16 else same.all(-1).float().mean() > 0.9
+        # For scores of 16 bits, `score - maximum` is exact in float32, and so are the levels; else a few rows differ.
+        allowed = tolerances(dtype, 1e-6)
+        same = (result - truth).abs() <= allowed["rtol"] * truth + allowed["atol"]
+        assert same.all() if dtype != torch.float32 else same.all(-1).float().mean() > 0.9
     scores[0, 0, 0, 3] = math.nan
     assert rows.levels(scores, clip, exponentials)[0, 0, 0].isnan().all()
     assert (rows.levels(scores, clip, exponentials, torch.zeros(177, dtype=torch.bool)) == 0).all()
+
+
+def test_results_in_float16_are_those_of_float32_rounded() -> None:
+    """To nearest, ties to even, in steps of 2^-24 where they are subnormal: levels are the same in both."""
+    scores = scores_of(300, 100).half()
+    exponentials = torch.linspace(-20, 0, 16).exp().tolist()
+    result, wide = (rows.levels(x, -30.0, exponentials) for x in (scores, scores.float()))
+    assert 1000 < (wide < torch.finfo(torch.float16).smallest_normal).sum() < 20000
+    assert torch.equal(result, wide.half())
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from row_inputs import LENGTHS, scores_of
+from row_inputs import LENGTHS, scores_of, tolerances
 
 from softmaxkit.kernels import backends, launch, row_gradients, rows
 
@@ -24,22 +24,23 @@ def test_logistic(length: int, dtype: torch.dtype, bias: float | list[float]) ->
     sums = scores.double() + (biases.double()[:, None, None] if biases.ndim else biases.double())
     truth = sums.sigmoid()
     # float32 rounds the sum and its product with log2(e), which exp multiplies by the sum; a few roundings come after.
-    relative = (2 * sums.abs() + 6) * 2.0**-24 if dtype == torch.float32 else 2.0**-8
+    of_result = tolerances(dtype)
+    allowed = (of_result["rtol"] + (2 * sums.abs() + 6) * 2.0**-24) * truth + of_result["atol"]
     result = rows.logistic(scores, biases)
-    assert ((result.double() - truth).abs() <= relative * truth).all()
+    assert ((result.double() - truth).abs() <= allowed).all()
     mask = torch.rand(5, length, generator=torch.Generator().manual_seed(1)) < 0.6
     masked = rows.logistic(scores, biases, mask)
-    assert ((masked.double() - torch.where(mask, truth, 0.0)).abs() <= relative * truth).all()
+    assert ((masked.double() - torch.where(mask, truth, 0.0)).abs() <= allowed).all()
     assert (masked[..., ~mask] == 0).all()
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
 def test_extremes(dtype: torch.dtype) -> None:
-    scores = torch.tensor([[math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0, -80.0]], dtype=dtype)
+    scores = torch.tensor([[math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0, -80.0]]).to(dtype)
     result = rows.logistic(scores, torch.tensor(0.0))[0]
     assert result[0].isnan()
     assert result[1:6].tolist() == [1.0, 0.0, 1.0, 0.0, 0.5]
-    assert math.isclose(float(result[6]), math.exp(-80.0), rel_tol=2e-5 if dtype == torch.float32 else 2.0**-8)
+    torch.testing.assert_close(result[6].double(), torch.tensor(-80.0).exp().double(), **tolerances(dtype, 2e-5))
 
 
 @pytest.mark.parametrize("dtype", launch.DTYPES)
@@ -53,7 +54,7 @@ def test_the_gradient_and_its_sums(dtype: torch.dtype) -> None:
     result, total = row_gradients.logistic_backward(scores, gradient, bias, mask)
     assert result.dtype == dtype
     # 1 - p errs by a rounding of 1, which its product with the gradient, of size 25 or less, and their sums multiply.
-    rounding = 0.0 if dtype == torch.float32 else 2.0**-8
+    rounding = tolerances(dtype)["rtol"]
     assert ((result.double() - truth).abs() <= rounding * truth.abs() + 25 * 2.0**-21).all()
     assert torch.allclose(total.double(), truth.sum(-1), rtol=1e-5, atol=77 * 25 * 2.0**-22)
     with pytest.raises(ValueError, match=r"gradient must have the shape of the scores, \(2, 3, 5, 77\)"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from importlib import import_module
+from typing import Literal
 
 import pytest
 import torch
@@ -88,6 +89,30 @@ def test_errs_no_more_than_torch_in_bfloat16(channels: int, is_causal: bool) -> 
     assert rms(wide - exact(operands, mask)) <= rms(theirs - exact(operands, mask))
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("channels", [64, 128])
+def test_errs_at_most_twice_as_much_as_torch_in_float16(channels: int, is_causal: bool) -> None:
+    """By 16-bit integers in every build: what bfloat16 has lost could not be this close."""
+    operands = [x.half() for x in inputs(300, 300, channels, channels)]
+    mask = torch.ones(300, 300, dtype=torch.bool).tril() if is_causal else None
+    truth = exact(operands, mask)
+    ours = fused.attend(*operands, BY_E, is_causal=is_causal)
+    assert ours.dtype == torch.float16
+    assert torch.equal(softmaxkit.attention(*operands, Exact(), is_causal=is_causal), ours)
+    theirs = scaled_dot_product_attention(*operands, is_causal=is_causal)
+    assert rms(ours - truth) <= 2 * rms(theirs - truth)
+
+
+def test_float16_allows_less_than_bfloat16() -> None:
+    """A channel of the keys with most of the magnitude: 16 bits have fewer digits left for the others."""
+    query, key, value = inputs(40, 300, 64, 64)
+    key[..., 3] *= 16
+    small, smaller = ([x.to(dtype) for x in (query, key, value)] for dtype in (torch.bfloat16, torch.float16))
+    assert softmaxkit.explain(Exact(), *small).native
+    assert "16 bits would change these scores by" in str(softmaxkit.explain(Exact(), *smaller))
+    assert torch.equal(softmaxkit.attention(*smaller, Exact()), scaled_dot_product_attention(*smaller))
+
+
 def masks(queries: int, keys: int) -> dict[str, Tensor]:
     random = torch.rand(2, 4, queries, keys, generator=torch.Generator().manual_seed(1)) < 0.6
     random[:, :, -1] = False  # a fully masked query
@@ -143,12 +168,15 @@ def test_strides_and_threads() -> None:
 
 
 @pytest.mark.parametrize("place", range(3))
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, 3e38])
-def test_nan_infinity_and_overflow_propagate_as_in_torch(place: int, wrong: float) -> None:
-    operands = [x.bfloat16() for x in inputs(40, 70, 64, 64)]
-    operands[place][0, 0, 1, :] = wrong
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, "the largest"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_nan_infinity_and_overflow_propagate_as_in_torch(
+    place: int, wrong: float | Literal["the largest"], dtype: torch.dtype
+) -> None:
+    operands = [x.to(dtype) for x in inputs(40, 70, 64, 64)]
+    operands[place][0, 0, 1, :] = number = torch.finfo(dtype).max if isinstance(wrong, str) else wrong
     operands[0][0, 0, 2] = 100.0
-    if place < 2 or not math.isfinite(wrong):
+    if not math.isfinite(number) or (place < 2 and dtype == torch.bfloat16):
         with pytest.raises(FloatingPointError):
             fused.attend(*operands, BY_E)
     result, theirs = softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands)
@@ -173,7 +201,7 @@ def test_when_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(softmaxkit.attention(*operands, Exact(), bias), scaled_dot_product_attention(*operands, bias))
     learned = operands[0].clone().requires_grad_()
     assert softmaxkit.attention(learned, *operands[1:], Exact()).requires_grad
-    monkeypatch.setattr(attention, "softmax_products", lambda: "")
+    monkeypatch.setattr(attention, "softmax_products", lambda dtype: "")
     assert torch.equal(softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands))
 
 
@@ -181,7 +209,7 @@ def test_a_small_problem_runs_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> 
     operands = [x.bfloat16() for x in inputs(48, 60, 64, 64)]  # of two sequences with two heads
     multiplied = 2 * 2 * 48 * 60 * 64
     for least, of, reason in (
-        (attention.LEAST_QUERIES, 48, "for fewer than 49 queries per key head"),
+        (attention.LEAST_QUERIES, 48, "for fewer than 49 queries per head"),
         (attention.LEAST_MULTIPLIED, multiplied, f"for fewer than {multiplied + 1:,} multiplications"),
     ):
         monkeypatch.setitem(least, torch.bfloat16, of)
@@ -190,6 +218,15 @@ def test_a_small_problem_runs_as_torchs_own(monkeypatch: pytest.MonkeyPatch) -> 
         assert reason in str(softmaxkit.explain(Exact(), *operands))
         assert torch.equal(softmaxkit.attention(*operands, Exact()), scaled_dot_product_attention(*operands))
         monkeypatch.setitem(least, torch.bfloat16, 0)
+
+
+def test_heads_that_share_keys_need_fewer_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(attention.LEAST_QUERIES, torch.bfloat16, 48)
+    for heads, least in ((2, 48), (4, 18), (6, 8)):
+        query, key, value = (x.bfloat16() for x in inputs(least, 600, 64, 64, heads=heads))
+        assert softmaxkit.explain(Exact(), query, key, value, enable_gqa=True).native
+        choice = softmaxkit.explain(Exact(), query[:, :, 1:], key, value, enable_gqa=True)
+        assert f"for fewer than {least} queries per head" in str(choice)
 
 
 @pytest.mark.skipif(MISSES_FLOATS, reason="within Dynamo of this torch every graph seems to be exported")
@@ -208,9 +245,10 @@ def test_it_compiles_to_one_graph() -> None:
 
 
 @pytest.mark.parametrize("spec", [Exact(), Softermax()], ids=["exact", "softermax"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_layers_of_a_model_in_bfloat16(spec: Spec) -> None:
-    model = softmaxkit.apply(tiny_model("llama"), spec, mode="fused").bfloat16()
+def test_layers_of_a_model_in_16_bits(spec: Spec, dtype: torch.dtype) -> None:
+    model = softmaxkit.apply(tiny_model("llama"), spec, mode="fused").to(dtype)
     tokens = torch.randint(0, 100, (2, 24), generator=torch.Generator().manual_seed(0))
     assert all(choice.native for choice in fused_layers(model, tokens).values())
     result = model(tokens).logits

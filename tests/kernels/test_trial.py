@@ -61,7 +61,10 @@ def vectors() -> Any:
 
 
 def test_only_what_is_faster_is_taken(tiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for objection in (lambda: trial.objection_to_tiles(tiles, vectors()), lambda: trial.objection_to_softmax(tiles)):
+    for objection in (
+        lambda: trial.objection_to_tiles(tiles, vectors()),
+        lambda: trial.objection_to_softmax(tiles, torch.bfloat16),
+    ):
         clock(monkeypatch, FASTER, SLOWER)
         assert objection() == ""
         clock(monkeypatch, SLOWER, FASTER)
@@ -88,7 +91,7 @@ def test_what_is_wrong_is_not_taken(wrong: str, tiles: Any, monkeypatch: pytest.
     broken: Any = Build(tiles, Attention_float32=first, SoftmaxAttention_bfloat16=second)
     expected = "results were wrong" if wrong == "results" else "failed"
     assert expected in trial.objection_to_tiles(broken, vectors())
-    assert expected in trial.objection_to_softmax(broken)
+    assert expected in trial.objection_to_softmax(broken, torch.bfloat16)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_torchs_modes_do_not_reach_it(
     clock(monkeypatch, FASTER, SLOWER)
     with mode():
         assert trial.objection_to_tiles(tiles, vectors()) == ""
-        assert trial.objection_to_softmax(tiles) == ""
+        assert trial.objection_to_softmax(tiles, torch.bfloat16) == ""
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -153,4 +156,4 @@ def test_without_amx_there_is_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builds, "supported", lambda: ["avx512", "plain"])
     monkeypatch.setattr(trial, "objection_to_softmax", lambda *_: "slow")
     backends.reset()
-    assert builds.objection_to_softmax("avx512") == ""
+    assert builds.objection_to_softmax("avx512", torch.bfloat16) == ""

@@ -33,9 +33,12 @@ def kernels_of(build: str) -> ModuleType:
 def softmax_by(build: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Run softmax attention by a build's kernels, however small the problem, for as long as a fixture lasts."""
     kernels = kernels_of(build)
-    products = "16-bit integers" if build in WORDS else "bfloat16"
+
+    def products(dtype: torch.dtype) -> str:
+        return "16-bit integers" if build in WORDS or dtype == torch.float16 else "bfloat16"
+
     monkeypatch.setattr(launch, "native", lambda: kernels)
-    monkeypatch.setattr(attention, "softmax_products", lambda: products)
+    monkeypatch.setattr(attention, "softmax_products", products)
     for least in (attention.LEAST_QUERIES, attention.LEAST_MULTIPLIED):
         for dtype in least:
             monkeypatch.setitem(least, dtype, 0)

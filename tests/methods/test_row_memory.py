@@ -71,7 +71,7 @@ def test_gradients_keep_the_probabilities_once_and_masks(case: Case) -> None:
     assert most <= 3 + 5 / 4 + 0.3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)
 def test_results_and_gradients_are_those_of_all_rows_at_once(
     case: Case, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,11 @@ TOKENS = torch.randint(0, 100, (2, 12), generator=torch.Generator().manual_seed(
 MANY = TOKENS.repeat(1, 2)
 FIRST = "transformer.h.0.attn"
 NATIVE = backend_name() != "torch"
-BY_TORCH = "it multiplies float32 in" if softmax_products() else "torch's scaled_dot_product_attention is this method"
+BY_TORCH = (
+    "it multiplies float32 in"
+    if softmax_products(torch.float32)
+    else "torch's scaled_dot_product_attention is this method"
+)
 """Why no kernel runs softmax of many queries in float32: if there is one, it is less precise."""
 
 

@@ -21,6 +21,7 @@ SHAPES = ([12, 1024, 1024, 64], [12, 1, 32768, 64], [32, 1, 32768, 128, 8])
 CONTENDERS = {
     "torch, float32": ("torch", "", ""),
     "torch, bfloat16": ("torch", "bfloat16", ""),
+    "torch, float16": ("torch", "float16", ""),
     "exact": ("exact", "", ""),
     "exact, bfloat16": ("exact", "", "", "bfloat16"),
     "exact, 8-bit cache": ("exact", "", "8-bit cache"),
@@ -40,6 +41,7 @@ CONTENDERS = {
 MACHINES = {
     "xeon": "Intel Xeon with AVX-512, without AMX",
     "xeon-rows": "Intel Xeon with AVX-512, without AMX",
+    "xeon-float16": "Intel Xeon with AVX-512, without AMX",
     "epyc": "AMD EPYC",
     "epyc-zen3": "AVX2",
 }
@@ -52,10 +54,10 @@ def test_a_cell_shows_its_value() -> None:
     assert not shows("3.8", 3.746)
 
 
-def times(record: str, label: str) -> list[dict[str, Any] | None]:
+def times(record: str, label: str, dtype: str = "float32") -> list[dict[str, Any] | None]:
     """Return a contender's results of one thread, in the order of `SHAPES`."""
     method, variant, storage, *in_bfloat16 = CONTENDERS[label]
-    dtype = in_bfloat16[0] if in_bfloat16 else "float32"
+    dtype = in_bfloat16[0] if in_bfloat16 else dtype
     by_shape = {
         tuple(r["shape"]): r
         for r in results(record)
@@ -90,6 +92,19 @@ def test_attention_in_the_docs(record: str, count: int) -> None:
                 digits = len(ratio.partition(".")[2])
                 assert float(ratio) == round(result[over], digits), label
     assert len(table) == count
+
+
+def test_attention_in_float16_in_the_docs() -> None:
+    table = rows("docs/speed.md", "| in float16 |")
+    for label, *cells in table:
+        for cell, result in zip(cells, times("speed/xeon-float16.json", label, "float16"), strict=True):
+            assert bool(cell) == (result is not None)
+            if result is not None:
+                time, *ratios = cell.strip(")").replace(" (", ", ").split(", ")
+                assert time == milliseconds(result), label
+                for ratio, over in zip(ratios, ("float16", "bfloat16"), strict=True):
+                    assert float(ratio) == round(result[f"speedup_over_torch_{over}"], len(ratio.partition(".")[2]))
+    assert len(table) == 15
 
 
 def test_the_builds_in_the_docs() -> None:
@@ -155,6 +170,7 @@ ROW_CONTENDERS = {
     [
         ("xeon", "| float32 rows", 7),
         ("xeon", "| bfloat16 rows", 7),
+        ("xeon-float16", "| float16 rows", 7),
         ("xeon-rows", "| float rows of float32", 4),
         ("xeon-rows", "| float rows of bfloat16", 4),
         ("epyc", "| float32 rows", 7),
@@ -165,7 +181,7 @@ ROW_CONTENDERS = {
 )
 def test_rows_in_the_docs(record: str, head: str, count: int) -> None:
     table = rows("docs/speed.md", head, MACHINES[record])
-    (dtype,) = {"float32", "bfloat16"}.intersection(head.split())
+    (dtype,) = {"float32", "bfloat16", "float16"}.intersection(head.split())
     assert len(table) == count
     for label, *cells in table:
         for cell, shape in zip(cells, ROW_SHAPES, strict=True):

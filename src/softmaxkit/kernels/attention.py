@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softmaxkit.kernels.backends import Support, interprets, is_traced, softmax_products
 from softmaxkit.kernels.codes import BITS, Cached
-from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES
+from softmaxkit.kernels.launch import DTYPES
 from softmaxkit.kernels.rows import check_levels, check_offset
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
 
@@ -21,22 +21,25 @@ WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
 """Maximum channels by kind of kernel: so that sums of 8-bit products fit 32 bits, or one GPU program holds a row."""
 CACHED_BITS = {"native": {0, *BITS}, "triton": {0, *BITS}, "flex": {0}}
 """Bits of the caches that each kind of kernel can read; 0 for floating-point keys and values."""
-NATIVE_SUPPORT, GPU_SUPPORT = Support(DTYPES, traceable=True), Support(GPU_DTYPES, differentiable=True)
+NATIVE_SUPPORT, GPU_SUPPORT = Support(DTYPES, traceable=True), Support(DTYPES, differentiable=True)
 """What the kernels support."""
 LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
 FEW = 12
 """Maximum queries per key head for which keys and values are not quantised: quantising them would take longer."""
-LEAST_READ = {torch.bfloat16: 1 << 19, torch.float32: 1 << 21}
+LEAST_READ = {torch.float16: 1 << 18, torch.bfloat16: 1 << 19, torch.float32: 1 << 21}
 """Minimum numbers of keys, counted again for every head that shares them, for which softmax attention of a few queries
-runs by a kernel: torch's own takes less time to call, but more for keys beyond the caches and for bfloat16."""
-FEW_IN_BFLOAT16 = 3
-"""Maximum queries per head for which it does so in bfloat16: more make a matrix, which torch multiplies as fast."""
+runs by a kernel: torch's own takes less time to call, but more for keys beyond the caches and for 16 bits."""
+FEW_IN_16_BITS = 3
+"""Maximum queries per head for which it does so in 16 bits: more make a matrix, which torch multiplies as fast."""
 
-LEAST_QUERIES = {torch.bfloat16: 48, torch.float32: 128}
-LEAST_MULTIPLIED = {torch.bfloat16: 1 << 23, torch.float32: 1 << 26}
-"""Minimum queries per key head, and multiplications of queries with keys in all, for which softmax attention of many
-queries runs by a kernel: before that, packing the operands takes longer than multiplying them."""
+LEAST_QUERIES = {torch.float16: 48, torch.bfloat16: 48, torch.float32: 128}
+LEAST_MULTIPLIED = {torch.float16: 1 << 23, torch.bfloat16: 1 << 23, torch.float32: 1 << 26}
+"""Minimum queries of a head with keys of its own, and multiplications of queries with keys in all, for which softmax
+attention of many queries runs by a kernel: before that, packing the operands takes longer than multiplying them."""
+QUERIES_TO_START = 12
+"""Queries whose time torch's own attention takes in addition for every head. A kernel packs keys once for all heads
+that share them, so these need fewer queries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,15 +164,15 @@ def has_softmax_kernel(query: Tensor, key: Tensor | Cached) -> bool:
         return True
     if query.device.type != "cpu" or interprets() or torch.compiler.is_exporting() or is_traced():
         return False
-    return are_few(query, key) or bool(softmax_products())
+    return are_few(query, key) or bool(softmax_products(query.dtype))
 
 
 def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
     """Return the reasons why softmax attention runs as torch's own, which is as fast or more precise."""
     if are_few(query, key):
         batch, heads, queries = query.shape[:3]
-        if query.dtype == torch.bfloat16 and queries > FEW_IN_BFLOAT16:
-            return [f"for more than {FEW_IN_BFLOAT16} queries per head in bfloat16, torch's own attention is as fast"]
+        if query.dtype.itemsize == 2 and queries > FEW_IN_16_BITS:
+            return [f"for more than {FEW_IN_16_BITS} queries per head in 16 bits, torch's own attention is as fast"]
         least = LEAST_READ.get(query.dtype, 0)
         keys, channels = key.shape[2:]
         if batch * heads * keys * channels < least:
@@ -177,12 +180,13 @@ def reasons_against_softmax(query: Tensor, key: Tensor) -> list[str]:
         return []
     if query.dtype == torch.float32 and float32_precision() != "medium":
         return [
-            f"it multiplies float32 in {softmax_products()}, which torch.set_float32_matmul_precision('medium') would "
-            "permit"
+            f"it multiplies float32 in {softmax_products(query.dtype)}, which "
+            "torch.set_float32_matmul_precision('medium') would permit"
         ]
     batch, heads, queries, channels = query.shape
-    if heads // key.shape[1] * queries < (least := LEAST_QUERIES.get(query.dtype, 0)):
-        return [f"for fewer than {least} queries per key head, torch's own attention is at least as fast"]
+    alone = LEAST_QUERIES.get(query.dtype, 0) + QUERIES_TO_START
+    if queries < (least := -(-alone // (heads // key.shape[1])) - QUERIES_TO_START):
+        return [f"for fewer than {least} queries per head, torch's own attention is at least as fast"]
     if batch * heads * queries * key.shape[2] * channels < (least := LEAST_MULTIPLIED.get(query.dtype, 0)):
         return [f"for fewer than {least:,} multiplications of queries with keys, torch's own is at least as fast"]
     return []

@@ -266,23 +266,24 @@ def backend_name() -> str:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def softmax_products() -> str:
-    """Return in what numbers softmax attention of many queries multiplies here: "bfloat16" or "16-bit integers".
+def softmax_products(dtype: torch.dtype) -> str:
+    """Return in what numbers softmax attention of many queries of a dtype multiplies: "bfloat16" or "16-bit integers".
 
     Empty if it runs as torch's own: without a kernel, or where a trial says that torch is faster, see
     `builds.objection_to_softmax`; a build that the environment selects needs no trial.
     """
-    return _softmax_products()
+    return _softmax_products(dtype)
 
 
 @cache
-def _softmax_products() -> str:
+def _softmax_products(dtype: torch.dtype) -> str:
     name = backend_name()
     if name == "torch" or not hasattr(native(), "SoftmaxAttention_float32"):
         return ""
-    if os.environ.get(VARIABLE) != name and builds.objection_to_softmax(name):
+    tried = torch.float16 if dtype == torch.float16 else torch.bfloat16
+    if os.environ.get(VARIABLE) != name and builds.objection_to_softmax(name, tried):
         return ""
-    return "bfloat16" if name == "amx" else "16-bit integers"
+    return "bfloat16" if name == "amx" and tried == torch.bfloat16 else "16-bit integers"
 
 
 @cache

@@ -6,6 +6,10 @@ import platform
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 VARIABLE = "SOFTMAXKIT_KERNELS"
 """Environment variable that selects a build or another back end, see `softmaxkit.kernels.backends`; "none" is torch."""
@@ -17,7 +21,7 @@ _X86 = {
     "avx512_vnni": "AVX-512 F, BW, DQ, VL and VNNI",
     "avx512_bw": "AVX-512 F, BW, DQ and VL",
     "avx_vnni": "AVX-VNNI",
-    "avx2": "AVX2 and FMA",
+    "avx2": "AVX2, FMA and F16C",
 }
 _ARM = {"neon": "NEON with dot products (Armv8.2)"}
 NATIVE = {**(_ARM if platform.machine() in ("aarch64", "arm64") else _X86), "plain": "any CPU"}
@@ -86,14 +90,14 @@ def objection(name: str) -> str:
 
 
 @cache
-def objection_to_softmax(name: str) -> str:
+def objection_to_softmax(name: str, dtype: torch.dtype) -> str:
     """Return why a build does not run softmax attention of many queries: what its trial says; "" if it does.
 
-    There is a trial on processors with AMX, which torch uses too. Without it torch was slower in bfloat16 wherever it
+    There is a trial on processors with AMX, which torch uses too. Without it torch was slower in 16 bits wherever it
     was measured: on a Xeon with AVX-512, and with AVX2 there.
     """
     if "amx" not in supported():
         return ""
     from softmaxkit.kernels import trial
 
-    return trial.objection_to_softmax(import_module(f"softmaxkit.kernels._{name}"))
+    return trial.objection_to_softmax(import_module(f"softmaxkit.kernels._{name}"), dtype)

@@ -13,10 +13,8 @@ from softmaxkit.kernels.backends import is_traced, native
 from softmaxkit.kernels.builds import VARIABLE
 from softmaxkit.masks import expand_mask
 
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
-"""Dtypes that the native floating-point kernels accept, with the suffix of their functions' names."""
-GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Dtypes that the GPU kernels accept."""
+DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""Dtypes that the floating-point kernels accept, with the suffix of the native functions' names."""
 HUGE = 4 << 20
 """Size in bytes from which a tensor is allocated in huge pages."""
 
@@ -87,11 +85,12 @@ def kernels_for(scores: Tensor) -> ModuleType:
 
     Raises:
         RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
-        TypeError: the scores are not float32 or bfloat16 on the CPU.
+        TypeError: the scores are not float32, bfloat16 or float16 on the CPU.
     """
     kernels = loaded()
     if scores.device.type != "cpu" or scores.dtype not in DTYPES:
-        raise TypeError(f"native kernels accept float32 or bfloat16 on the CPU, got {scores.dtype} on {scores.device}")
+        accepted = "float32, bfloat16 or float16 on the CPU"
+        raise TypeError(f"native kernels accept {accepted}, got {scores.dtype} on {scores.device}")
     return kernels
 
 

@@ -9,14 +9,14 @@ expected error is too large, `too_coarse` reports it, and `fused_attention.nativ
 float32: mostly before anything is multiplied, from a sample of the queries; the error of all of them is known once they
 are quantised.
 
-A few queries, as in generation: keys and values are read without conversion, float32 and bfloat16 with float32
-products, a cache as codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
+A few queries, as in generation: keys and values are read without conversion, numbers with float32 products, a cache as
+codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
 relative to its largest channel, and the products of weights and value steps to 16 bits relative to the largest of 128
 keys.
 
 Softmax to any base: for a few queries as above. For many with AMX by bfloat16 products and float32 sums, like torch's
-own attention in bfloat16; otherwise by products of 16-bit integers (`native/word_operands.hpp`), with weights of 13
-bits relative to the largest of 64 keys, and `too_coarse` as for 8 bits.
+own attention in bfloat16; otherwise, and for float16, by products of 16-bit integers (`native/word_operands.hpp`), with
+weights of 13 bits relative to the largest of 64 keys, and `too_coarse` as for 8 bits.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ EIGHT_BITS = Limits(8, 0.1, 1 / 32)
 """For the methods, whose own departure from exact attention is larger."""
 SIXTEEN_BITS = Limits(16, 2**-9, 2**-9)
 """For softmax: about what rounding results to bfloat16 costs, 0.17% (root mean square)."""
+IN_FLOAT16 = Limits(16, 2**-11, 2**-11)
+"""For softmax in float16: about twice what torch's own attention costs there, 0.022% to 0.029%."""
 SAMPLE = 32
 """Queries of a head from which the error of its scores is estimated before anything is multiplied."""
 
@@ -93,7 +95,7 @@ def attend(
     """Return attention whose weights are defined by `call`.
 
     Args:
-        query: float32 or bfloat16 on the CPU, (batch, heads, queries, channels).
+        query: float32, bfloat16 or float16 on the CPU, (batch, heads, queries, channels).
         key: of the same dtype, (batch, key heads, keys, channels), or the keys of a cache. The number of heads is a
             multiple of the number of key heads; consecutive heads share a key head.
         value: of the same dtype, (batch, key heads, keys, value channels), or the values of a cache with as many bits.
@@ -169,7 +171,7 @@ class _Operands:
         is_supported = query.is_cpu and query.dtype in DTYPES
         if not is_supported or AttentionCall.reasons("native", query, key, value):
             raise TypeError(
-                "query, key and value must all be float32 or all bfloat16 on the CPU, with up to "
+                "query, key and value must all be float32, all bfloat16 or all float16 on the CPU, with up to "
                 f"{WIDEST['native']} channels, or in caches of as many bits; got "
                 f"{', '.join(_kind(x) for x in (query, key, value))}"
             )
@@ -214,7 +216,8 @@ class _Operands:
                 f"softmax attention of more than {FEW} queries per key head has native kernels for AVX2, AVX-512 and "
                 f"AMX only; {VARIABLE} selects one of those that the processor supports"
             )
-        return self._multiply("SoftmaxAttention", SIXTEEN_BITS, only_pack, self.scale * math.log2(base))
+        limits = IN_FLOAT16 if self.dtype == torch.float16 else SIXTEEN_BITS
+        return self._multiply("SoftmaxAttention", limits, only_pack, self.scale * math.log2(base))
 
     def _multiply(self, kind: str, limits: Limits, only_pack: bool, *given: Any) -> Tensor:
         """Run a kernel for many queries, unless its products are too coarse.

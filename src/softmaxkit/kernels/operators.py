@@ -15,7 +15,7 @@ from torch import Tensor
 from softmaxkit.kernels import row_gradients, rows
 from softmaxkit.kernels.backends import Support, interprets
 from softmaxkit.kernels.builds import VARIABLE
-from softmaxkit.kernels.launch import DTYPES, GPU_DTYPES, run_heads
+from softmaxkit.kernels.launch import DTYPES, run_heads
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.row_gradients import (
     differentiable_exponential_backward,
@@ -290,28 +290,20 @@ class RowCall(NamedTuple):
         """Run the operator on scores; see `softmaxkit.kernels.rows`."""
         if self.heads:
             return run_heads([call.run for call in self.heads], scores, mask)
-        if scores.dtype == torch.float16 and not _runs_by_triton(scores):
-            return self.run(scores.float(), mask).to(scores.dtype)
         result: Tensor = OPERATORS[self.kernel](scores, *self.arguments, mask)
         return result
 
     def support(self, kind: str) -> Support | None:
         """Return what the row kernels support, see `backends.Call`."""
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
-            return Support(NATIVE_OPERATORS[self.kernel], self.differentiable, traceable=True)
+            return Support(DTYPES, self.differentiable, traceable=True)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:
-            return Support(GPU_DTYPES, self.differentiable)
+            return Support(DTYPES, self.differentiable)
         return None
 
 
 TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
-NATIVE_OPERATORS: dict[str, tuple[torch.dtype, ...]] = {
-    **dict.fromkeys(
-        ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "level_table"), (*DTYPES, torch.float16)
-    ),
-    "topk": tuple(DTYPES),
-}
-"""The operators with native kernels, and what these support. Rows of float16 are converted to float32 and back."""
+NATIVE_OPERATORS = (*TRITON_OPERATORS, "logistic", "level_table", "topk")
 OPERATORS: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "softmax_to_base": softmax_to_base,

@@ -39,7 +39,7 @@ def levels(scores: Tensor, clip: float, exponentials: Sequence[float]) -> Packed
     """Return the result of `rows.levels` in packed form, which takes a sixteenth or an eighth of float32's memory.
 
     Args:
-        scores: float32 or bfloat16 on the CPU, (..., keys), all finite: masked keys have no level.
+        scores: float32, bfloat16 or float16 on the CPU, (..., keys), all finite: masked keys have no level.
         clip: the lowest level, negative.
         exponentials: exp of each level, from the clip up to 0; 4, 8 or 16 of them.
 

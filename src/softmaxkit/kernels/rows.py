@@ -1,4 +1,4 @@
-"""Row kernels for float32 and bfloat16 on the CPU, with any strides, masks and causal masking.
+"""Row kernels for float32, bfloat16 and float16 on the CPU, with any strides, masks and causal masking.
 
 Masked keys, and keys whose score is -inf, have the result 0 whatever the rest of the row contains.
 """
@@ -22,7 +22,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False,
     """Return softmax over the last axis; zeros for a fully masked row, NaN for a row that attends to NaN or +inf.
 
     Args:
-        scores: float32 or bfloat16 on the CPU, (..., queries, keys).
+        scores: float32, bfloat16 or float16 on the CPU, (..., queries, keys).
         mask: boolean, True where attended, broadcasts to the scores.
         is_causal: mask the keys after each query, with the last query aligned to the last key.
         out: receives the result; contiguous, with the shape and dtype of the scores, not in their memory. Without it,
@@ -30,7 +30,7 @@ def softmax(scores: Tensor, mask: Tensor | None = None, is_causal: bool = False,
 
     Raises:
         RuntimeError: no native kernels run here, see `softmaxkit.kernels.backends`.
-        TypeError: the scores are not float32 or bfloat16 on the CPU, or the mask is not boolean on the CPU.
+        TypeError: the scores are not in one of these dtypes on the CPU, or the mask is not boolean on the CPU.
         ValueError: the mask does not broadcast to the scores, or `out` is not as described.
     """
     return softmax_to_base(scores, math.e, mask, is_causal, out)
@@ -244,7 +244,7 @@ def topk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the k largest probabilities of softmax over the last axis and their indices, best first, in one pass.
 
     Args:
-        logits: float32 or bfloat16 on the CPU, (..., vocabulary).
+        logits: float32, bfloat16 or float16 on the CPU, (..., vocabulary).
         k: 1 to the size of the vocabulary.
 
     Returns:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial, wraps
 from time import perf_counter
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,9 @@ ROUNDS = 5
 
 def _in_own_thread(trial: Callable[..., str]) -> Callable[..., str]:
     @wraps(trial)
-    def run(*kernels: ModuleType) -> str:
+    def run(*arguments: Any) -> str:
         with ThreadPoolExecutor(1) as pool:
-            return pool.submit(trial, *kernels).result()
+            return pool.submit(trial, *arguments).result()
 
     return run
 
@@ -53,12 +54,12 @@ def objection_to_tiles(tiles: ModuleType, vectors: ModuleType) -> str:
 
 
 @_in_own_thread
-def objection_to_softmax(kernels: ModuleType) -> str:
-    """Return why a build's softmax attention is not taken in place of torch's own in bfloat16; empty if it is faster.
+def objection_to_softmax(kernels: ModuleType, dtype: torch.dtype) -> str:
+    """Return why a build's softmax attention is not taken in place of torch's own in a dtype; empty if it is faster.
 
     Its error must be at most twice that of torch's, by root mean square against float32.
     """
-    query, key, value = _operands(torch.bfloat16)
+    query, key, value = _operands(dtype)
     reference = scaled_dot_product_attention(query.float(), key.float(), value.float())
 
     def is_as_precise(result: Tensor, torchs: Tensor) -> bool:

@@ -156,8 +156,8 @@ class SoftmaxModule(Calibrated, ABC):
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
         run, at_once = self._by_torch, self._is_trained(scores)
-        if call is not None and choice.kernel:  # which needs no memory but that of its result, unless it converts rows
-            run, at_once = call.run, at_once or not choice.native or scores.dtype != torch.float16
+        if call is not None and choice.kernel:  # which needs no memory but that of its result
+            run, at_once = call.run, True
         if at_once:
             return run(scores, mask)
         mask = None if mask is None else mask.expand(scores.shape)
