@@ -89,12 +89,27 @@ class SoftmaxModule(Calibrated, ABC):
         """Return a mask of what becomes NaN: rows with an attended NaN or +inf, as in `torch.softmax`."""
         return ((scores.isnan() | (scores == torch.inf)) & attended).any(dim=-1, keepdim=True)
 
-    def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute the float form that supplies the gradient of the integer form."""
-        scores = self.clamp_to_codes(scores)
-        call, choice = self.choose(scores)
-        if call is not None and choice.kernel:
+    def surrogate(self, scores: Tensor, attended: Tensor | None, saturated: bool = True) -> Tensor:
+        """Compute the float form that supplies the gradient of the integer form.
+
+        Args:
+            scores: finite or NaN, and 0 where not attended; for a kernel, any but -inf.
+            attended: boolean, broadcasts to the scores; without a kernel, in their shape.
+            saturated: whether a score may be beyond its codes.
+        """
+        scores = self.clamp_to_codes(scores) if saturated else scores
+        if (call := self.surrogate_call(scores)) is not None:
             return call.run(scores, attended)
+        assert attended is not None
+        return self.surrogate_by_torch(scores, attended)
+
+    def surrogate_call(self, scores: Tensor) -> RowCall | None:
+        """Return the kernel of `surrogate`; None if none runs on these scores."""
+        call, choice = self.choose(scores)
+        return call if choice.kernel else None
+
+    def surrogate_by_torch(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute `surrogate` of scores within their codes without a kernel."""
         return self.float_forward(scores, attended)
 
     def calibrator(self) -> Calibrator | None:
@@ -219,8 +234,12 @@ class SoftmaxModule(Calibrated, ABC):
         is_trained = self._is_trained(scores)
         if kernel is not None and not is_trained:
             return kernel(scores, mask)
-        attended = attended_keys(scores, mask)
-        scores = _zero_masked(scores, attended)
+        reach = torch.aminmax(scores.detach()) if scores.is_cpu and scores.numel() else None
+        if kernel is not None and reach and reach[0] > -torch.inf and self.surrogate_call(scores) is not None:
+            attended, saturated = mask, not self._are_within_codes(*reach)  # the kernels mask by themselves
+        else:
+            attended, saturated = attended_keys(scores, mask), True
+            scores = _zero_masked(scores, attended)
         with torch.no_grad():
             if kernel is None:
                 rows = scores, attended
@@ -229,7 +248,7 @@ class SoftmaxModule(Calibrated, ABC):
                 values = kernel(scores, attended)
         if not is_trained:
             return values
-        return _StraightThrough.apply(self.surrogate(scores, attended), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+        return _StraightThrough.apply(self.surrogate(scores, attended, saturated), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Encode the scores, run the golden model, decode; NaN as defined by `nan_reach`."""
@@ -237,6 +256,11 @@ class SoftmaxModule(Calibrated, ABC):
         codes = self.spec.golden(self.spec.encode(scores, constants), attended, constants)
         values = self.spec.decode(codes, constants).to(scores.dtype)
         return torch.where(self.nan_reach(scores, attended) & attended, torch.nan, values)
+
+    def _are_within_codes(self, least: Tensor, greatest: Tensor) -> bool:
+        """Return whether scores from the least to the greatest are in the range of their codes, of all heads."""
+        low, high = (torch.as_tensor(limit) for limit in self.spec.score_limits(self.constants))
+        return bool((low.max() <= least) & (greatest <= high.min()))
 
     def clamp_to_codes(self, scores: Tensor) -> Tensor:
         """Clamp scores to the range of their codes, so that saturated scores get no gradient."""

@@ -119,13 +119,25 @@ class ConSmaxModule(SoftmaxModule):
         limit = torch.as_tensor(ceiling, dtype=scores.dtype, device=scores.device).log()
         return torch.where(attended, torch.exp(torch.clamp(exponent, max=limit)), 0.0)
 
-    def surrogate(self, scores: Tensor, attended: Tensor) -> Tensor:
-        """Compute the float form, clamped where codes and outputs saturate."""
+    def surrogate_call(self, scores: Tensor) -> RowCall | None:
+        """Return the kernel of the exponential, clamped where outputs saturate; None if heads differ in where."""
+        call, ceilings = super().surrogate_call(scores), self._ceilings
+        if call is None or not bool((ceilings == ceilings[0]).all()):
+            return None
+        return RowCall(call.kernel, (self.offset, ceilings[0].item(), math.e))
+
+    def surrogate_by_torch(self, scores: Tensor, attended: Tensor) -> Tensor:
+        """Compute the float form, clamped where outputs saturate."""
+        return self._clamped(scores, attended, self._ceilings if self.per_head else self._ceilings.item())
+
+    @property
+    def _ceilings(self) -> Tensor:
+        """The largest results of the integer form, (heads, 1, 1); (1, 1, 1) if heads share their parameters."""
         constants = self.constants
         assert isinstance(constants, ConSmaxConstants)
         largest = self.spec.decode(torch.tensor(constants.limit).reshape(-1, 1, 1), constants)
-        ceiling = largest.clamp(max=self.spec.ceiling)
-        return self._clamped(self.clamp_to_codes(scores), attended, ceiling if self.per_head else ceiling.item())
+        ceilings: Tensor = largest.clamp(max=self.spec.ceiling)
+        return ceilings
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return `beta` and `log_gamma` from the tensors `beta` and `gamma`, if present."""
