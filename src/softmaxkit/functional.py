@@ -109,7 +109,8 @@ def softmax_topk(logits: torch.Tensor, k: int, chunk: int = 65536) -> TopK:
     """
     from softmaxkit.kernels.attention import check_tensors, check_whole_numbers
     from softmaxkit.kernels.backends import pick
-    from softmaxkit.kernels.operators import RowCall, topk
+    from softmaxkit.kernels.operators import topk
+    from softmaxkit.kernels.row_call import RowCall
 
     check_tensors(logits=logits)
     check_whole_numbers(k=k, chunk=chunk)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from softmaxkit.kernels.integers import CodeTableCall
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule, at_least_float32

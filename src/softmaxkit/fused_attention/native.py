@@ -19,7 +19,7 @@ from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.launch import untraced
 from softmaxkit.kernels.native_attention import attend
 from softmaxkit.kernels.operator import operator
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 
 
 def attend_natively(

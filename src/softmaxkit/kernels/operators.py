@@ -5,17 +5,15 @@ Arguments are those of `softmaxkit.kernels.rows`. Higher-order gradients are com
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from softmaxkit.kernels import row_gradients, rows
-from softmaxkit.kernels.backends import Support, interprets
+from softmaxkit.kernels.backends import interprets
 from softmaxkit.kernels.builds import VARIABLE
-from softmaxkit.kernels.launch import DTYPES, run_heads
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.row_gradients import (
     differentiable_exponential_backward,
@@ -269,47 +267,3 @@ exponential.register_autograd(_exponential_gradient, setup_context=_keep_argumen
 for of_levels in (levels, level_table):
     of_levels.register_autograd(_levels_gradient, setup_context=_keep_scores_and_probabilities)
 logistic.register_autograd(_logistic_gradient, setup_context=_keep_scores_and_bias)
-
-
-class RowCall(NamedTuple):
-    """Softmax of rows by one of these operators.
-
-    Attributes:
-        kernel: name of the operator.
-        arguments: its arguments between the scores and the mask.
-        differentiable: whether the operator has a gradient.
-        heads: calls of the same kernel, one per head, which replace `arguments`.
-    """
-
-    kernel: str
-    arguments: tuple[Any, ...] = ()
-    differentiable: bool = True
-    heads: tuple[RowCall, ...] = ()
-
-    def run(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Run the operator on scores; see `softmaxkit.kernels.rows`."""
-        if self.heads:
-            return run_heads([call.run for call in self.heads], scores, mask)
-        result: Tensor = OPERATORS[self.kernel](scores, *self.arguments, mask)
-        return result
-
-    def support(self, kind: str) -> Support | None:
-        """Return what the row kernels support, see `backends.Call`."""
-        if kind == "native" and self.kernel in NATIVE_OPERATORS:
-            return Support(DTYPES, self.differentiable, traceable=True)
-        if kind == "triton" and self.kernel in TRITON_OPERATORS:
-            return Support(DTYPES, self.differentiable)
-        return None
-
-
-TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
-NATIVE_OPERATORS = (*TRITON_OPERATORS, "logistic", "level_table", "topk")
-OPERATORS: dict[str, Callable[..., Any]] = {
-    "softmax": softmax,
-    "softmax_to_base": softmax_to_base,
-    "exponential": exponential,
-    "logistic": logistic,
-    "levels": levels,
-    "level_table": level_table,
-    "topk": topk,
-}

@@ -13,7 +13,7 @@ from softmaxkit.kernels.attention import AttentionCall, check_tensors
 from softmaxkit.kernels.backends import Choice, is_traced, only_torch, pick, transform_at_work
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.launch import untraced
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.calibrated import Calibrated, Calibrator
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.rows import attended_keys, check_attended

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.integers import IntegerCall
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax
 from softmaxkit.methods.exact.kernels import integer_call

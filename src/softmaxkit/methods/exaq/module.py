@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.integers import IntegerCall
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax, quantised_distance

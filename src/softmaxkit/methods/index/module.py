@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.integers import IntegerCall
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import masked_softmax, quantised_distance
 from softmaxkit.methods.index.kernels import integer_call

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmaxkit.kernels.integers import CodeTableCall
-from softmaxkit.kernels.operators import RowCall
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
 from softmaxkit.methods.base.constants import Constants
 from softmaxkit.methods.base.log_sums import LogSumCalibrator
