@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -74,3 +75,22 @@ def test_learned_numbers_get_gradients_of_scores_that_need_none() -> None:
     softmaxkit.softmax(scores, softmaxkit.ConSmax(), mode="integer", beta=beta, gamma=100.0).sum().backward()
     assert beta.grad is not None
     assert beta.grad != 0
+
+
+@pytest.mark.parametrize("mode", ["float", "integer"])
+def test_threads_with_the_same_numbers_have_their_own_gradients(mode: str) -> None:
+    """Their tensors find the same module, which a call must not change."""
+    scores = torch.linspace(-2.0, 2.0, 12000).reshape(30, 400).double()
+
+    def gradients(_: int) -> list[Tensor]:
+        collected = []
+        for _ in range(40):
+            beta = torch.tensor(1.0, requires_grad=True)
+            result = softmaxkit.softmax(scores, softmaxkit.ConSmax(), mode=mode, beta=beta, gamma=100.0)
+            collected += torch.autograd.grad(result.sum(), beta)
+        return collected
+
+    with ThreadPoolExecutor(4) as pool:
+        (first, *others) = [gradient for of_thread in pool.map(gradients, range(4)) for gradient in of_thread]
+    assert first != 0
+    assert all(torch.equal(first, other) for other in others)

@@ -55,7 +55,7 @@ EIGHT_BITS = Limits(8, 0.1, 1 / 32)
 SIXTEEN_BITS = Limits(16, 2**-9, 2**-9)
 """For softmax: about what rounding results to bfloat16 costs, 0.17% (root mean square)."""
 IN_FLOAT16 = Limits(16, 2**-11, 2**-11)
-"""For softmax in float16: about twice what torch's own attention costs there, 0.022% to 0.029%."""
+"""For softmax in float16: about twice the error of torch's own attention there."""
 SAMPLE = 32
 """Queries of a head from which the error of its scores is estimated before anything is multiplied."""
 

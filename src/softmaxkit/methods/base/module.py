@@ -234,8 +234,8 @@ class SoftmaxModule(Calibrated, ABC):
         is_trained = self._is_trained(scores)
         if kernel is not None and not is_trained:
             return kernel(scores, mask)
-        reach = torch.aminmax(scores.detach()) if scores.is_cpu and scores.numel() else None
-        if kernel is not None and reach and reach[0] > -torch.inf and self.surrogate_call(scores) is not None:
+        reach = torch.aminmax(scores.detach()) if kernel is not None and scores.is_cpu and scores.numel() else None
+        if reach and reach[0] > -torch.inf and self.surrogate_call(scores) is not None:
             attended, saturated = mask, not self._are_within_codes(*reach)  # the kernels mask by themselves
         else:
             attended, saturated = attended_keys(scores, mask), True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -172,7 +172,12 @@ def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxMod
 def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Return a module's forward that uses the tensors in `numbers` as its parameters, so that they get gradients."""
     learned = _learned(module, numbers)
-    return (lambda *inputs: functional_call(module, learned, inputs)) if learned else module
+    if not learned:
+        return module
+    if not is_in_graph():  # the call swaps parameters, but other threads may use the module too
+        module, kept = copy(module), module
+        module._parameters = dict(kept._parameters)
+    return lambda *inputs: functional_call(module, learned, inputs)
 
 
 def attention_call_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> AttentionCall | None:
