@@ -40,9 +40,7 @@ const Registration registration([](nanobind::module_& m) {
         .def_ro("finite", &Precision::finite)
         .def_ro("scores", &Precision::scores)
         .def_ro("values", &Precision::values);
-    bind<float>(m, "Attention_float32");
-    bind<bfloat16>(m, "Attention_bfloat16");
-    bind<float16>(m, "Attention_float16");
+    for_all_types([&]<class T>(T, const std::string& type) { bind<T>(m, ("Attention_" + type).c_str()); });
 });
 
 }  // namespace

@@ -79,15 +79,11 @@ const Registration registration([](nanobind::module_& m) {
                             uintptr_t offsets, float limit, float rate) {
             new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit, rate};
         });
-    m.def("decode_float32", &decode<float>, without_gil);
-    m.def("decode_bfloat16", &decode<bfloat16>, without_gil);
-    m.def("decode_float16", &decode<float16>, without_gil);
-    m.def("decode_codes8_float32", &decode_codes<8, float>, without_gil);
-    m.def("decode_codes8_bfloat16", &decode_codes<8, bfloat16>, without_gil);
-    m.def("decode_codes8_float16", &decode_codes<8, float16>, without_gil);
-    m.def("decode_codes4_float32", &decode_codes<4, float>, without_gil);
-    m.def("decode_codes4_bfloat16", &decode_codes<4, bfloat16>, without_gil);
-    m.def("decode_codes4_float16", &decode_codes<4, float16>, without_gil);
+    for_all_types([&]<class T>(T, const std::string& type) {
+        m.def(("decode_" + type).c_str(), &decode<T>, without_gil);
+        m.def(("decode_codes8_" + type).c_str(), &decode_codes<8, T>, without_gil);
+        m.def(("decode_codes4_" + type).c_str(), &decode_codes<4, T>, without_gil);
+    });
 });
 
 }  // namespace

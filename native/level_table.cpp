@@ -37,9 +37,7 @@ void bind(nanobind::module_& m, const char* type) {
 }
 
 const Registration registration([](nanobind::module_& m) {
-    bind<float>(m, "float32");
-    bind<bfloat16>(m, "bfloat16");
-    bind<float16>(m, "float16");
+    for_all_types([&]<class T>(T, const char* type) { bind<T>(m, type); });
 });
 
 }  // namespace

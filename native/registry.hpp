@@ -4,7 +4,10 @@
 
 #include <nanobind/nanobind.h>
 
+#include <string>
 #include <vector>
+
+#include "halves.hpp"
 
 namespace softmaxkit {
 
@@ -19,5 +22,12 @@ inline std::vector<Binding>& bindings() {
 struct Registration {
     explicit Registration(Binding binding) { bindings().push_back(binding); }
 };
+
+// Calls bind(T{}, name) for all types T of numbers that floating-point kernels take, with their names in Python.
+void for_all_types(const auto& bind) {
+    bind(float{}, "float32");
+    bind(bfloat16{}, "bfloat16");
+    bind(float16{}, "float16");
+}
 
 }  // namespace softmaxkit

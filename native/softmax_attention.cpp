@@ -34,9 +34,7 @@ void bind(nanobind::module_& m, const char* name) {
 }
 
 const Registration registration([](nanobind::module_& m) {
-    bind<float>(m, "SoftmaxAttention_float32");
-    bind<bfloat16>(m, "SoftmaxAttention_bfloat16");
-    bind<float16>(m, "SoftmaxAttention_float16");
+    for_all_types([&]<class T>(T, const std::string& type) { bind<T>(m, ("SoftmaxAttention_" + type).c_str()); });
 });
 
 }  // namespace

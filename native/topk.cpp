@@ -22,9 +22,7 @@ void topk(uintptr_t logits, uintptr_t values, uintptr_t indices, uintptr_t is_do
 }
 
 const Registration registration([](nanobind::module_& m) {
-    define(m, "topk", "float32", &topk<float>);
-    define(m, "topk", "bfloat16", &topk<bfloat16>);
-    define(m, "topk", "float16", &topk<float16>);
+    for_all_types([&]<class T>(T, const char* type) { define(m, "topk", type, &topk<T>); });
 });
 
 }  // namespace

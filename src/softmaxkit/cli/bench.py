@@ -27,7 +27,7 @@ from softmaxkit.cli.options import (
     with_gguf,
 )
 from softmaxkit.record import ratio
-from softmaxkit.studies.dtypes import DTYPES, Dtype
+from softmaxkit.studies.dtypes import DTYPES, Dtype, torch_dtypes
 
 
 class Device(StrEnum):
@@ -244,7 +244,7 @@ def _rivals(shape: list[int], dtype: str) -> dict[str, str]:
     """Return the suffixes of the record's other speedups over torch, with the titles of their columns."""
     if len(shape) == 2:
         return {"new_memory": "new memory: over torch"}
-    return {rival: f"over {rival}" for rival in ("bfloat16", *(["float16"] if dtype == "float16" else []))}
+    return {rival: f"over {rival}" for rival in torch_dtypes(dtype)[1:]}
 
 
 def _percent(share: float | None) -> str:

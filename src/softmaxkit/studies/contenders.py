@@ -19,7 +19,7 @@ from softmaxkit.methods import BASELINE
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.spec import Spec
 from softmaxkit.record import make_result
-from softmaxkit.studies.dtypes import Dtype
+from softmaxkit.studies.dtypes import Dtype, torch_dtypes
 
 SPREAD = 2.0
 """Standard deviation of the scores, as in trained attention layers."""
@@ -28,7 +28,7 @@ CHECKED = 1 << 19
 """Maximum number of scores whose error against float64 is measured."""
 
 
-FLOAT32, BFLOAT16, FLOAT16 = Dtype.FLOAT32.value, Dtype.BFLOAT16.value, Dtype.FLOAT16.value
+FLOAT32 = Dtype.FLOAT32.value
 
 
 class Contender(NamedTuple):
@@ -150,8 +150,7 @@ def attention_contenders(
 
     torchs = partial(scaled_dot_product_attention, enable_gqa=bool(fewer))
     variants = {
-        name: [tensor.to(getattr(torch, name)) for tensor in (query, key, value)]
-        for name in (FLOAT32, BFLOAT16, *([FLOAT16] if dtype == FLOAT16 else []))
+        name: [tensor.to(getattr(torch, name)) for tensor in (query, key, value)] for name in torch_dtypes(dtype)
     }
     contenders = [Contender({"method": "copy"}, lambda out: (key.clone(), value.clone())[1])]
     runs: dict[str, Callable[..., Tensor]] = {"torch": torchs}

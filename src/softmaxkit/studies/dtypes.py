@@ -15,3 +15,8 @@ class Dtype(StrEnum):
 
 DTYPES = Dtype.FLOAT32.value, Dtype.BFLOAT16.value
 """Those measured by default, and in whole models."""
+
+
+def torch_dtypes(dtype: str) -> tuple[str, ...]:
+    """Return the dtypes in which torch's attention runs beside methods in a dtype: `DTYPES`, and that one."""
+    return tuple(dict.fromkeys((*DTYPES, dtype)))

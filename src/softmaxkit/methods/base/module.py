@@ -89,16 +89,17 @@ class SoftmaxModule(Calibrated, ABC):
         """Return a mask of what becomes NaN: rows with an attended NaN or +inf, as in `torch.softmax`."""
         return ((scores.isnan() | (scores == torch.inf)) & attended).any(dim=-1, keepdim=True)
 
-    def surrogate(self, scores: Tensor, attended: Tensor | None, saturated: bool = True) -> Tensor:
+    def surrogate(self, scores: Tensor, attended: Tensor | None, call: RowCall | None, saturated: bool) -> Tensor:
         """Compute the float form that supplies the gradient of the integer form.
 
         Args:
             scores: finite or NaN, and 0 where not attended; for a kernel, any but -inf.
             attended: boolean, broadcasts to the scores; without a kernel, in their shape.
+            call: the kernel, as `surrogate_call` returns it.
             saturated: whether a score may be beyond its codes.
         """
         scores = self.clamp_to_codes(scores) if saturated else scores
-        if (call := self.surrogate_call(scores)) is not None:
+        if call is not None:
             return call.run(scores, attended)
         assert attended is not None
         return self.surrogate_by_torch(scores, attended)
@@ -170,13 +171,12 @@ class SoftmaxModule(Calibrated, ABC):
             result: Tensor = self._integer_forward(at_least_float32(scores), mask)
             return result.to(scores.dtype)
         call, choice = self.choose(scores)
-        run, at_once = self._by_torch, self._is_trained(scores)
-        if call is not None and choice.kernel:  # which needs no memory but that of its result
-            run, at_once = call.run, True
-        if at_once:
-            return run(scores, mask)
+        if call is not None and choice.kernel:
+            return call.run(scores, mask)
+        if self._is_trained(scores):
+            return self._by_torch(scores, mask)
         mask = None if mask is None else mask.expand(scores.shape)
-        return in_stripes(lambda *rows: (run(*rows),), scores, mask, without=self._heads_axis)[0]
+        return in_stripes(lambda *rows: (self._by_torch(*rows),), scores, mask, without=self._heads_axis)[0]
 
     def _by_torch(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         attended = attended_keys(scores, mask)
@@ -234,8 +234,9 @@ class SoftmaxModule(Calibrated, ABC):
         is_trained = self._is_trained(scores)
         if kernel is not None and not is_trained:
             return kernel(scores, mask)
+        float_call = self.surrogate_call(scores) if is_trained else None
         reach = torch.aminmax(scores.detach()) if kernel is not None and scores.is_cpu and scores.numel() else None
-        if reach and reach[0] > -torch.inf and self.surrogate_call(scores) is not None:
+        if float_call is not None and reach and reach[0] > -torch.inf:
             attended, saturated = mask, not self._are_within_codes(*reach)  # the kernels mask by themselves
         else:
             attended, saturated = attended_keys(scores, mask), True
@@ -248,7 +249,7 @@ class SoftmaxModule(Calibrated, ABC):
                 values = kernel(scores, attended)
         if not is_trained:
             return values
-        return _StraightThrough.apply(self.surrogate(scores, attended, saturated), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+        return _StraightThrough.apply(self.surrogate(scores, attended, float_call, saturated), values)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
     def decoded_golden(self, scores: Tensor, attended: Tensor) -> Tensor:
         """Encode the scores, run the golden model, decode; NaN as defined by `nan_reach`."""
