@@ -31,10 +31,11 @@ const Registration registration([](nanobind::module_& m) {
                            query, key, value, result, mask, masked, causal};
         });
     nanobind::class_<Weights>(m, "AttentionWeights")
-        .def("__init__", [](Weights* self, double step, int resolutions, int planes, uintptr_t tables, bool normalised,
-                            uintptr_t offsets, double limit, double one) {
-            new (self) Weights{step, resolutions, planes, reinterpret_cast<const uint8_t*>(tables), normalised,
-                             reinterpret_cast<const float*>(offsets), limit, one};
+        .def("__init__", [](Weights* self, int resolutions, int planes, uintptr_t tables, uintptr_t steps,
+                            uintptr_t anchors, int anchor_count, uintptr_t offsets, double limit, double one) {
+            new (self) Weights{resolutions, planes, reinterpret_cast<const uint8_t*>(tables),
+                             reinterpret_cast<const double*>(steps), reinterpret_cast<const double*>(anchors),
+                             anchor_count, reinterpret_cast<const float*>(offsets), limit, one};
         });
     nanobind::class_<Precision>(m, "Precision")
         .def_ro("finite", &Precision::finite)

@@ -12,7 +12,7 @@ struct Row {
     double unit = 0, zero = 0;  // score = unit * (16-bit score - middle) + zero
     double factor = 0;          // scales the result if weights are not normalised
     Words anchor = {}, multiplier = {};
-    int resolution = 0;
+    int table = 0;              // of the row's anchor and resolution
     int64_t seen = 0;           // number of keys that causality lets the query attend to; 0 for a fully masked row
     const uint8_t* mask = nullptr;
 
@@ -20,26 +20,45 @@ struct Row {
     void set_anchor(uint16_t highest, const Weights& weights, int64_t head) {
         if (highest == 0) seen = 0;  // fully masked
         anchor = Words{} + highest;
-        double step = weights.step;
-        while (unit > step && resolution + 1 < weights.resolutions) {
-            step *= 2;
-            ++resolution;
+        if (weights.normalised()) {
+            set_step(weights, 0);
+            return;
         }
-        multiplier = Words{} + word(65536.0 * unit / step);
-        if (weights.normalised) return;
-        const double offset = weights.offsets[head] + weights.limit;
-        constexpr double origin = static_cast<double>(middle);
-        double place = highest;  // 16-bit position of the limit, or of the largest score if that is below it
-        if (unit > 0) place = std::clamp((offset - zero) / unit + origin, 0.0, place);
-        const double value = unit * (place - origin) + zero - offset;
-        factor = std::exp(static_cast<float>(std::min(value, 0.0) + weights.limit)) / weights.one;
+        const double offset = weights.offsets[head];
+        const int of_anchor = weights.logistic() ? weights.anchor_for(score_at(highest) - offset) : 0;
+        const double step = set_step(weights, of_anchor);
         // Half a step more, so that distances are rounded rather than truncated.
         const double half = unit > 0 ? step / 2 / unit : 0.0;
+        double place = highest;  // 16-bit position of the anchor
+        if (!weights.logistic() && unit > 0) {
+            place = std::clamp(place_of(weights.limit + offset), 0.0, place);
+        } else if (of_anchor > 0) {  // below the first anchor the function is an exponential, whose table fits anywhere
+            const double exact = place_of(weights.anchors[of_anchor] + offset);
+            if (exact + half <= most) place = std::max(exact, 0.0);  // else all scores are nearly equal
+        }
+        const double value = score_at(place) - offset;
+        factor = (weights.logistic() ? 1.0 / (1.0 + std::exp(-value)) : std::exp(std::min(value, weights.limit))) /
+                 weights.one;
         anchor = Words{} + word(place + half);
     }
 
 private:
-    static uint16_t word(double value) { return static_cast<uint16_t>(std::min(std::nearbyint(value), 65535.0)); }
+    static constexpr double most = 65535.0;
+
+    double score_at(double place) const { return unit * (place - static_cast<double>(middle)) + zero; }
+    // The position of a score; infinite or NaN if all positions have the same score.
+    double place_of(double score) const { return (score - zero) / unit + static_cast<double>(middle); }
+
+    // Takes the finest resolution of an anchor whose step is no finer than the unit, and returns the step.
+    double set_step(const Weights& weights, int of_anchor) {
+        double step = weights.steps[of_anchor];
+        table = of_anchor * weights.resolutions;
+        for (int more = 1; unit > step && more < weights.resolutions; ++more, ++table) step *= 2;
+        multiplier = Words{} + word(65536.0 * unit / step);
+        return step;
+    }
+
+    static uint16_t word(double value) { return static_cast<uint16_t>(std::min(std::nearbyint(value), most)); }
 };
 
 }  // namespace softmaxkit

@@ -27,19 +27,28 @@ T* token(T* from, const auto& strides, int64_t batch, int64_t head, int64_t inde
 
 // How scores become weights. A table lists the weights of distances of 0, 1, ... steps below the row's anchor. Further
 // resolutions double the step each time, for rows whose scores are widely spread; weights that need two bytes have two
-// planes; and variants differ in rounding, which dithers it across panels of keys so that errors average out.
+// planes; and variants differ in rounding, which dithers it across panels of keys so that errors average out. Weights
+// that are divided by their sum have no offsets; others represent min(exp(score - offset), exp(limit)) or, where there
+// are anchors, the logistic function of score - offset, whose table depends on where a row's anchor is.
 struct Weights {
     static constexpr uint64_t variants = 16;
-    double step;             // of the first resolution, in the unit of the scores
     int resolutions, planes;
-    const uint8_t* tables;   // (resolutions, planes, variants, codes); the high byte's plane first
-    bool normalised;         // divided by their sum; otherwise a weight represents min(exp(score - offset), exp(limit))
+    const uint8_t* tables;   // (anchors or 1, resolutions, planes, variants, codes); the high byte's plane first
+    const double* steps;     // (anchors or 1,): of the first resolution, in the unit of the scores
+    const double* anchors;   // scores minus offset, in ascending order
+    int anchor_count;
     const float* offsets;    // of each head
     double limit;
     double one;              // the integer weight that represents 1
 
-    const uint8_t* of(int resolution, int plane) const {
-        return tables + (resolution * planes + plane) * static_cast<int64_t>(variants) * codes;
+    bool normalised() const { return offsets == nullptr; }
+    bool logistic() const { return anchor_count > 0; }
+    // The first anchor from a score on; the last, where the function is nearly 1, for what is above.
+    int anchor_for(double score) const {
+        return static_cast<int>(std::lower_bound(anchors, anchors + anchor_count - 1, score) - anchors);
+    }
+    const uint8_t* of(int table, int plane) const {
+        return tables + (table * planes + plane) * static_cast<int64_t>(variants) * codes;
     }
 };
 

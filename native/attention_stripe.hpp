@@ -108,7 +108,7 @@ private:
             row.unit = std::ldexp(query.step, shift);
             noise += score_noise(query.norm, query.step, keys);
             // The contribution of the keys' mean to the scores is added without quantisation.
-            if (!of_.weights.normalised) {
+            if (!of_.weights.normalised()) {
                 const double of_mean = of_.scale * product(from, keys.mean.data(), shape.channels);
                 row.zero = of_mean - double{query.step} * query.of_mean;
             }
@@ -177,7 +177,7 @@ private:
     void add(const PackedValues& values, int64_t begin, int64_t end) {
         const int planes = of_.weights.planes;
         for (int plane = 0; plane < planes; ++plane) {
-            of_.weights.normalised ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
+            of_.weights.normalised() ? weigh_rows<true>(plane, begin, end) : weigh_rows<false>(plane, begin, end);
         }
         const Code* from = values.panels.data() + begin * panel * columns_;
         for (int64_t row = 0; row < count_; row += at_once) {
@@ -202,7 +202,7 @@ private:
         const Weights weights_of = of_.weights;
         const int64_t of_plane = plane * plane_bytes();
         const auto one = [&](const Row& row, int64_t at, const uint16_t* from, uint8_t* to, Sums& sum) {
-            const uint8_t* table = weights_of.of(row.resolution, plane) + at % Weights::variants * codes;
+            const uint8_t* table = weights_of.of(row.table, plane) + at % Weights::variants * codes;
             weigh<summed>(from, row.anchor, row.multiplier, table, visible(row, at), to + of_plane, sum);
         };
         Sums* sums = sums_.data() + plane * rows_.size();
@@ -234,7 +234,7 @@ private:
         const Shape& shape = of_.shape;
         const int64_t count = static_cast<int64_t>(rows_.size());
         double factor = rows_[index].factor;
-        if (of_.weights.normalised) {
+        if (of_.weights.normalised()) {
             int64_t sum = 0;
             for (int plane = 0; plane < of_.weights.planes; ++plane) {
                 const Sums& part = sums_.data()[plane * count + index];

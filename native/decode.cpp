@@ -75,9 +75,15 @@ bool decode_codes(const Shape& shape, const Normalisation& how, double scale, ui
 const Registration registration([](nanobind::module_& m) {
     const auto without_gil = nanobind::call_guard<nanobind::gil_scoped_release>();
     nanobind::class_<Normalisation>(m, "Normalisation")
-        .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& exponentials,
-                            uintptr_t offsets, float limit, float rate) {
-            new (self) Normalisation{Levels(clip, exponentials), reinterpret_cast<const float*>(offsets), limit, rate};
+        .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& levels, uintptr_t offsets,
+                            float limit, bool logistic, float rate) {
+            new (self) Normalisation{.offsets = reinterpret_cast<const float*>(offsets), .limit = limit,
+                                     .logistic = logistic, .rate = rate};
+            if (Levels::are_few(levels.size())) {
+                self->levels = Levels(clip, levels);
+            } else if (!levels.empty()) {
+                self->table.emplace(clip, levels);
+            }
         });
     for_all_types([&]<class T>(T, const std::string& type) {
         m.def(("decode_" + type).c_str(), &decode<T>, without_gil);

@@ -5,23 +5,29 @@
 
 #include <atomic>
 #include <cmath>
+#include <optional>
 
 #include "exponential.hpp"
 #include "few_queries.hpp"
+#include "level_table.hpp"
 #include "levels.hpp"
+#include "logistic.hpp"
 #include "pool.hpp"
 #include "quantise.hpp"
 
 namespace softmaxkit {
 
-// How scores become weights: by levels, by softmax, or, if there are neither, as exp(min(score - offset, limit)).
+// How scores become weights: by levels, of which a few or many have kernels of their own; by softmax; or, where there
+// are offsets, as exp(min(score - offset, limit)) or the logistic function of score - offset.
 struct Normalisation {
-    Levels levels;
-    const float* offsets;  // per head
-    float limit;           // upper bound of score - offset
-    float rate;            // of softmax: binary logarithm of its base; or 0
+    Levels levels{};
+    std::optional<LevelTable> table{};
+    const float* offsets = nullptr;  // per head
+    float limit = 0.0f;              // upper bound of score - offset
+    bool logistic = false;
+    float rate = 0.0f;               // of softmax: binary logarithm of its base; or 0
 
-    bool is_relative() const { return levels.count > 0 || rate > 0.0f; }  // to the maximum, and divided by the sum
+    bool is_relative() const { return offsets == nullptr; }  // to the maximum, and divided by the sum
 };
 
 // `Keys` computes the scores of a span, `Values` adds up values times weights: PlainKeys and PlainValues, or CodedKeys
@@ -148,13 +154,16 @@ private:
             return static_cast<double>(stdx::reduce(sum));
         };
         if (!how_.is_relative()) {
-            const Exponential of{how_.offsets[queries_.head_of(at.key_head, row)], how_.limit, log2e};
+            const float offset = how_.offsets[queries_.head_of(at.key_head, row)];
+            if (how_.logistic) return all([&](const Vector& score) { return logistic<6>(score, -offset); });
+            const Exponential of{offset, how_.limit, log2e};
             const Vector highest = of.highest_power();
             return all([&](const Vector& score) { return exp2(smaller(highest, (score - of.offset) * log2e)); });
         }
         float highest = highest_of(part - part % chunks_, row);
         if (highest == -infinity) highest = 0.0f;  // fully masked: all weights are 0
         if (how_.rate > 0.0f) return all([&](const Vector& score) { return exp2((score - highest) * how_.rate); });
+        if (how_.table) return all([&](const Vector& score) { return how_.table->at(score - highest); });
         double sum = 0.0;
         with_count(how_.levels, [&](auto count) {
             sum = all([&](const Vector& score) {

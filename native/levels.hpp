@@ -14,6 +14,9 @@ struct Levels {
     float per_step = 0.0f;  // reciprocal of the distance between two levels
     std::array<float, 16> exponentials{};
 
+    static bool are_few(size_t number) { return number == 4 || number == 8 || number == 16; }
+
+    Levels() = default;
     Levels(float clip, const std::vector<float>& exponentials_of)
         : count(static_cast<int>(exponentials_of.size())), per_step(static_cast<float>(1 - count) / clip) {
         std::copy(exponentials_of.begin(), exponentials_of.end(), exponentials.begin());

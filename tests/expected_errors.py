@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exaq
+from softmaxkit import ConSmax, Exaq, Index, Sigmoid
 
 SCORES, VALUES, DISTANCES = 0.02, 0.01, 1 / 16 / 12**0.5
 """What 8 bits take, root mean square. Rounding errs by 1/sqrt(12) of a step; steps are 1/127 of the largest of some
@@ -40,7 +40,9 @@ def methods(scores: float = SCORES, values: float = VALUES, distances: float = D
         (Exaq(), {"clip": -5.0}, of_levels(-5.0, 2, scores, values)),
         (Exaq(bits=3), {"clip": -6.0}, of_levels(-6.0, 3, scores, values)),
         (Exaq(bits=4), {"clip": -6.0}, of_levels(-6.0, 4, scores, values)),
+        (Index(), {}, of_levels(-6.6, 5, scores, values)),
         (ConSmax(), {"beta": 7.0, "gamma": 1.0}, math.hypot(scores, values, distances)),
+        (Sigmoid(), {"bias": -7.0}, math.hypot(scores, values, distances)),
     ]
 
 

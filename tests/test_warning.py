@@ -17,7 +17,7 @@ TOKENS = torch.arange(20)[None]
 
 @pytest.mark.parametrize("through_torch", [False, True])
 def test_a_warning_names_the_line_of_the_user(through_torch: bool) -> None:
-    model = softmaxkit.apply(tiny_model("gpt2"), softmaxkit.Index())
+    model = softmaxkit.apply(tiny_model("gpt2"), softmaxkit.Index(bits=7))
     softmaxkit.set_mode(model, "fused")
     call = torch.nn.Sequential(model) if through_torch else model
     with torch.no_grad(), pytest.warns(UserWarning, match="in float here") as warned:

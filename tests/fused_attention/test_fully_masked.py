@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import softmaxkit
-from softmaxkit import ConSmax, Exact, Exaq
+from softmaxkit import ConSmax, Exact, Exaq, Index, Sigmoid
 from softmaxkit.fused_attention.partial import partial_attention
 
 CONSMAX = {"beta": 0.5, "gamma": 1.0}
-METHODS: Any = [(Exact(), {}), (Exaq(), {"clip": -5.0}), (ConSmax(), CONSMAX)]
+IN_PARTS: Any = [(Exact(), {}), (Exaq(), {"clip": -5.0}), (ConSmax(), CONSMAX), (Sigmoid(), {"bias": -1.0})]
+METHODS: Any = [*IN_PARTS, (Index(), {})]
 
 
 def tensors(queries: int, bad: float) -> list[torch.Tensor]:
@@ -43,7 +44,7 @@ def test_infinite_values_of_others_do_not_reach_it(
     assert (result[:, :, 0] == 0).all()
 
 
-@pytest.mark.parametrize(("spec", "numbers"), METHODS, ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), IN_PARTS, ids=str)
 def test_infinite_values_of_others_do_not_reach_its_state(spec: Any, numbers: dict[str, float]) -> None:
     query, key, value, mask = tensors(2, math.inf)
     more = {"maximum": (query @ key.mT / 4).amax(-1, keepdim=True)} if isinstance(spec, Exaq) else {}

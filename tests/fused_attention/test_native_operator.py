@@ -16,7 +16,7 @@ from transformers import StaticCache
 
 import softmaxkit
 from conftest import tiny_model
-from softmaxkit import ConSmax, Exaq
+from softmaxkit import ConSmax, Exaq, Index, Sigmoid
 from softmaxkit.fused_attention import native
 from softmaxkit.kernels import backends
 from softmaxkit.kernels.attention import AttentionCall
@@ -26,9 +26,16 @@ if backends.native() is None:
 
 CALLS = {
     "levels": AttentionCall.by_levels(-5.0, Exaq(bits=2).exponentials(-5.0)),
+    "a table of levels": AttentionCall.by_levels(-6.6, Index().powers),
     "exponentials": AttentionCall.by_exponential(torch.tensor([0.5, 1.0]), 0.7),
+    "logistic functions": AttentionCall.by_logistic(torch.tensor([3.0, 4.0])),
 }
-METHODS: dict[str, Any] = {"exaq": (Exaq(bits=3), {"clip": -5.0}), "consmax": (ConSmax(), {"beta": 0.5, "gamma": 1.0})}
+METHODS: dict[str, Any] = {
+    "exaq": (Exaq(bits=3), {"clip": -5.0}),
+    "consmax": (ConSmax(), {"beta": 0.5, "gamma": 1.0}),
+    "index": (Index(), {}),
+    "sigmoid": (Sigmoid(), {"bias": -3.0}),
+}
 MANY, FEW = 40, 3
 
 
@@ -39,7 +46,7 @@ def tensors(queries: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 
 def arguments(call: AttentionCall, *operands: Tensor, mask: Tensor | None = None) -> tuple[Any, ...]:
-    numbers = call.clip, list(call.exponentials), call.offset, call.limit, call.base
+    numbers = call.form, call.clip, list(call.entries), call.offset, call.limit, call.base
     return (*operands, mask, mask is None, 0.25, *numbers)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exact, Exaq, KeyValueCache, PagedKeyValueCache, Softermax, Spec
+from softmaxkit import ConSmax, Exact, Exaq, Index, KeyValueCache, PagedKeyValueCache, Sigmoid, Softermax, Spec
 from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels.codes import BITS
 from softmaxkit.kernels.encode import encode
@@ -22,6 +22,8 @@ METHODS: list[tuple[Spec, dict[str, Any]]] = [
     (ConSmax(), {"beta": 2.0, "gamma": 1.0}),
     (Exact(), {}),
     (Softermax(), {}),
+    (Index(), {}),
+    (Sigmoid(), {"bias": -2.0}),
 ]
 LENGTHS = [50, 0, 1, 16, 1100, 33]
 """Ends within a page and at its end, none, and more than one chunk of 1,024."""

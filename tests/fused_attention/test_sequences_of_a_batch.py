@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import softmaxkit
-from softmaxkit import ConSmax, Exaq, KeyValueCache, PagedKeyValueCache, Spec
+from softmaxkit import ConSmax, Exaq, Index, KeyValueCache, PagedKeyValueCache, Sigmoid, Spec
 from softmaxkit.kernels import backends
 
 if backends.native() is None:
@@ -20,6 +20,8 @@ if backends.native() is None:
 METHODS: dict[str, tuple[Spec, dict[str, Any]]] = {
     "exaq": (Exaq(bits=3), {"clip": -5.0}),
     "consmax": (ConSmax(), {"beta": [0.5, 1.0, 0.0, 0.2], "gamma": 9.0}),
+    "index": (Index(), {}),
+    "sigmoid": (Sigmoid(), {"bias": [-3.0, -4.0, -5.0, -3.5]}),
 }
 SEQUENCES, HEADS, KEYS = 3, 4, 80
 MANY, FEW = 40, 2

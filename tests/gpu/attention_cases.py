@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exaq, Spec
+from softmaxkit import ConSmax, Exaq, Sigmoid, Spec
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ WEIGHTS: list[tuple[Spec, dict[str, Any]]] = [
     (ConSmax(ceiling=0.5), {"beta": 1.0, "gamma": 1.5}),
     *((Exaq(bits=bits), {"clip": -4.0}) for bits in (2, 3, 4)),  # type: ignore[arg-type]
 ]
+LOGISTIC: tuple[Spec, dict[str, Any]] = (Sigmoid(), {"bias": -1.5})
+FORMS = [*WEIGHTS[:2], LOGISTIC]
+"""One method for each form of weights: exponentials, levels, the logistic function."""
 
 
 def float64_attention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from softmaxkit import ConSmax, Exact, Exaq
+from softmaxkit import ConSmax, Exact, Exaq, Index, Sigmoid
 from softmaxkit.cli import main
 from softmaxkit.cli.card import card_tables
 from softmaxkit.kernels import cards
@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 def test_everything_runs_and_says_its_error(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     if device.type == "cpu":  # where compiling takes longer than all the rest
         monkeypatch.setattr(torch, "compile", lambda function, **how: function)
-    specs = (Exact(), ConSmax(), Exaq(bits=2))
+    specs = (Exact(), ConSmax(), Exaq(bits=2), Sigmoid(), Index())
     options = CardOptions(specs, ((8, 100), (1, 20, 20, 16), (1, 1, 20, 32), (2, 1, 20, 32, 1)), rounds=1)
     record = measure_card(options, ["bench"], lambda title: lambda done, total: None)
     assert all(card_tables(record))
@@ -42,7 +42,9 @@ def test_everything_runs_and_says_its_error(device: torch.device, monkeypatch: p
             near = 0.01 if "storage" not in result and result["method"] != "exaq" else 0.2
             assert result["error_rms"] < (0.8 if "4-bit" in result.get("storage", "") else near), result
     ours = {(result["method"], result["backend"]) for result in results if result["kind"] == "attention"}
-    assert {("consmax", "triton"), ("consmax", "flex"), ("exaq", "triton")} <= ours
+    assert {("consmax", "triton"), ("consmax", "flex"), ("exaq", "triton"), ("sigmoid", "triton")} <= ours
+    # What has no kernel on cards is measured in rows alone.
+    assert {result["kind"] for result in results if result["method"] == "index"} == {"rows"}
     values, table = 2 * 20 * 32, 2 * 4  # of keys and values; 2 pages of a sequence
     sizes = {
         "": 2 * values,
@@ -53,7 +55,7 @@ def test_everything_runs_and_says_its_error(device: torch.device, monkeypatch: p
     }
     for shape in ([1, 1, 20, 32], [2, 1, 20, 32, 1]):
         decoded = [result for result in results if result["shape"] == shape]
-        for method in ("exact", "consmax", "exaq"):
+        for method in ("exact", "consmax", "exaq", "sigmoid"):
             storages = {result.get("storage", ""): result["bytes"] for result in decoded if result["method"] == method}
             assert storages == {name: sizes[name] for name in sizes if name or method != "exact"}
         # What is fastest of torch's is as fast as itself.

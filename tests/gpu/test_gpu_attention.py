@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CASES, WEIGHTS, Case, float64_attention
+from attention_cases import CASES, FORMS, LOGISTIC, WEIGHTS, Case, float64_attention
 from torch import Tensor
 
 import softmaxkit
-from softmaxkit import ConSmax, Exaq, Spec
+from softmaxkit import ConSmax, Exaq, Sigmoid, Spec
 from softmaxkit.kernels.attention import AttentionCall
 
 pytest.importorskip("triton")
@@ -49,6 +49,11 @@ def test_exponentials_and_their_gradients_are_those_of_float64(case: Case, devic
     check(case, *WEIGHTS[0], device, torch.float32)
 
 
+@pytest.mark.parametrize("case", CASES[1:5], ids=str)
+def test_logistic_functions_and_their_gradients_are_those_of_float64(case: Case, device: torch.device) -> None:
+    check(case, *LOGISTIC, device, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("spec", "numbers", "case"),
     [
@@ -65,7 +70,7 @@ def test_levels_and_their_gradients_are_those_of_float64(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), FORMS, ids=str)
 def test_half_precision(spec: Spec, numbers: dict[str, Any], dtype: torch.dtype, device: torch.device) -> None:
     check(Case(queries=70, keys=140, channels=64, values=64, key_heads=1, is_causal=True), spec, numbers, device, dtype)
 
@@ -102,7 +107,24 @@ def test_gradients_reach_beta_and_gamma(ceiling: float, per_head: bool, device: 
         torch.testing.assert_close(given, exact, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+@pytest.mark.parametrize("per_head", [True, False])
+def test_gradients_reach_the_bias(per_head: bool, device: torch.device) -> None:
+    query, key, value = (x.detach() for x in Case(queries=20, keys=40).tensors(device))
+    weights, gradients = torch.linspace(-1, 1, value.shape[-1], device=device), []
+    for dtype in (torch.float32, torch.float64):
+        bias = torch.full((2,) if per_head else (), -0.7, device=device, requires_grad=True)
+        given = [x.to(dtype) for x in (query, key, value)]
+        if dtype == torch.float32:
+            result = softmaxkit.attention(*given, Sigmoid(), bias=bias)
+        else:
+            scores = given[0] @ given[1].mT * query.shape[-1] ** -0.5
+            result = torch.sigmoid(scores + bias.double().reshape(-1, 1, 1)) @ given[2]
+        (result * weights).sum().backward()
+        gradients.append(bias.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("spec", "numbers"), FORMS, ids=str)
 def test_dropout_keeps_its_share_and_gradients_know_which(
     spec: Spec, numbers: dict[str, Any], device: torch.device
 ) -> None:
@@ -132,7 +154,7 @@ def test_dropout_keeps_its_share_and_gradients_know_which(
         assert relative(tensor.grad, exact.grad) < 4 * TOLERANCE[torch.float32]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), FORMS, ids=str)
 def test_dropout_of_all_gives_zeros(spec: Spec, numbers: dict[str, Any], device: torch.device) -> None:
     tensors = Case(queries=20, keys=20).tensors(device)
     result = softmaxkit.attention(*tensors, spec, dropout_p=1.0, **numbers)
@@ -143,7 +165,7 @@ def test_dropout_of_all_gives_zeros(spec: Spec, numbers: dict[str, Any], device:
         assert not tensor.grad.any()
 
 
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), FORMS, ids=str)
 def test_nan_reaches_the_rows_that_attend_to_it(spec: Spec, numbers: dict[str, Any], device: torch.device) -> None:
     query, key, value = (x.detach() for x in Case(queries=8, keys=8).tensors(device))
     query[0, 0, 3, 0] = math.nan
@@ -175,7 +197,7 @@ def test_nothing_to_attend_to_and_nobody_who_attends(device: torch.device) -> No
 
 
 @pytest.mark.parametrize("queries", [2, 40])
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), FORMS, ids=str)
 def test_infinite_values_do_not_reach_a_query_that_attends_to_none(
     spec: Spec, numbers: dict[str, Any], queries: int, device: torch.device
 ) -> None:
@@ -203,7 +225,8 @@ def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
     tensors = Case(queries=5, keys=7).tensors(device)
     offset = torch.tensor([0.5, 1.0], device=device, requires_grad=True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    for arguments in ((offset, None, None, -1.0, 0, 0.0), (None, None, None, -4.0, 4, 0.0)):
+    forms: list[tuple[Any, ...]] = [(offset, None, None, form, -1.0, 0, 0.0) for form in ("exponential", "logistic")]
+    for arguments in (*forms, (None, None, None, "levels", -4.0, 4, 0.0)):
         torch.library.opcheck(attention.overload, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)
 
 

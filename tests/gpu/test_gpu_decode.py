@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import WEIGHTS, Case, float64_attention
+from attention_cases import FORMS, LOGISTIC, WEIGHTS, Case, float64_attention
 from torch import Tensor
 
 import softmaxkit
@@ -25,7 +25,7 @@ CASES = [
     Case(queries=1, keys=1, channels=1, values=3),
     Case(queries=1, keys=70, values=136),  # merged in two blocks of channels
 ]
-ALL = [*WEIGHTS[:3], (Exact(), {}), (Softermax(), {})]
+ALL = [*WEIGHTS[:3], (Exact(), {}), (Softermax(), {}), LOGISTIC]
 
 
 def truth(case: Case, tensors: list[Tensor], spec: Spec, numbers: dict[str, Any], mask: Tensor | None) -> Tensor:
@@ -49,7 +49,7 @@ def splits(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> list[int]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize(("spec", "numbers"), WEIGHTS[:2], ids=str)
+@pytest.mark.parametrize(("spec", "numbers"), FORMS, ids=str)
 def test_a_few_queries(
     case: Case, spec: Spec, numbers: dict[str, Any], device: torch.device, splits: list[int]
 ) -> None:
@@ -126,7 +126,7 @@ def test_parts_without_anything_to_attend_to_change_nothing(device: torch.device
     mask = torch.zeros(1, 1, 1, 100, dtype=torch.bool, device=device)
     mask[..., 70:75] = True
     cache = KeyValueCache(key, value)
-    for spec, numbers in (ALL[0], ALL[1], ALL[3]):  # exponentials, levels, softmax
+    for spec, numbers in (ALL[0], ALL[1], ALL[3], ALL[5]):  # of every form
         exact = truth(case, [query, cache.keys, cache.values], spec, numbers, mask)
         result = cache.attention(query, spec, mask, **numbers)
         torch.testing.assert_close(result.double(), exact, rtol=1e-5, atol=2e-6)
@@ -136,7 +136,7 @@ def test_parts_without_anything_to_attend_to_change_nothing(device: torch.device
 def test_nan_reaches_its_own_row(device: torch.device) -> None:
     query, key, value = (x.detach() for x in Case(queries=2, keys=100).tensors(device))
     query[0, 0, 1, 0] = math.nan
-    for spec, numbers in WEIGHTS[:2]:
+    for spec, numbers in FORMS:
         result = softmaxkit.attention(query, key, value, spec, **numbers)
         assert result[0, 0, 1].isnan().all()
         assert not result[0, 0, 0].isnan().any()

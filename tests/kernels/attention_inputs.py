@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exaq
+from softmaxkit import ConSmax, Exaq, Index, Sigmoid
 
 CLIP = -5.0
 
@@ -47,8 +47,13 @@ def rms(values: Tensor) -> float:
 
 
 def methods(operands: list[Tensor]) -> list[tuple[Any, dict[str, Any]]]:
-    """Return EXAQ, and ConSmax with offsets that make rows sum to about 1, as training does."""
+    """Return a method for each form of weights, with offsets that make rows sum to about 1, as training does."""
     query, key, _ = operands
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     total = (query.double() @ key.double().mT / math.sqrt(query.shape[-1])).logsumexp(-1).mean((0, 2))
-    return [(Exaq(), {"clip": CLIP}), (ConSmax(), {"beta": total.float(), "gamma": 1.0})]
+    return [
+        (Exaq(), {"clip": CLIP}),
+        (ConSmax(), {"beta": total.float(), "gamma": 1.0}),
+        (Index(), {}),
+        (Sigmoid(), {"bias": -total.float()}),
+    ]

@@ -12,7 +12,7 @@ import torch
 from attention_inputs import CLIP, inputs, methods, random_mask, rms, truth
 
 import softmaxkit
-from softmaxkit import Exact, Exaq
+from softmaxkit import Exact, Exaq, Index, Sigmoid
 from softmaxkit.kernels import attention, backends, builds, launch, weights
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import FEW, AttentionCall
@@ -25,9 +25,9 @@ TWO_BYTES = {"clip": -9.0}
 
 
 def call_of(spec: Any, parameters: dict[str, Any]) -> AttentionCall:
-    if isinstance(spec, Exaq):
-        return AttentionCall.by_levels(parameters["clip"], tuple(spec.exponentials(parameters["clip"])))
-    return AttentionCall.by_exponential(parameters["beta"], 1.0)
+    heads = next((x.numel() for x in parameters.values() if isinstance(x, torch.Tensor)), None)
+    call: AttentionCall = spec.module(heads=heads, **parameters).attention_call()
+    return call
 
 
 def modules() -> list[Any]:
@@ -59,7 +59,8 @@ def test_instruction_sets_give_equal_numbers_near_float64(
     queries, keys = shape[2], operands[1].shape[2]
     attended = torch.ones(queries, keys, dtype=torch.bool).tril() if options.get("is_causal") else options.get("mask")
     few = shape[1] // operands[1].shape[1] * queries <= FEW
-    for spec, parameters in [*methods(operands), (Exaq(), TWO_BYTES)]:
+    saturated = {"bias": torch.linspace(-9.0, 9.0, shape[1])}
+    for spec, parameters in [*methods(operands), (Exaq(), TWO_BYTES), (Sigmoid(), saturated)]:
         results = []
         for module in modules():
             monkeypatch.setattr(launch, "native", lambda module=module: module)
@@ -99,17 +100,46 @@ def test_consmax_keeps_the_small_probabilities(spread: float) -> None:
 @needs_kernels
 def test_weights_are_right_on_average() -> None:
     for table, step in ((weights.level_weights(CLIP, LEVELS), -CLIP / 3), (weights.exponential_weights(), None)):
-        mean = table.tables[0].astype(float).mean(axis=1)
-        distances = table.step * torch.arange(weights.CODES).double().numpy()
-        levels = distances if step is None else ((distances + table.step / 2) / step).round().clip(max=3) * step
+        mean = table.tables[0, 0].astype(float).mean(axis=1)
+        distances = table.steps[0] * torch.arange(weights.CODES).double().numpy()
+        levels = distances if step is None else ((distances + table.steps[0] / 2) / step).round().clip(max=3) * step
         exact = table.one * torch.tensor(-levels).exp().numpy()
-        assert table.tables.shape[1] == 1
+        assert table.tables.shape[2] == 1
         if step is None:
             assert mean[0, -1] == 0  # stands for every larger distance
             mean, exact = mean[:, :-1], exact[:-1]
         assert abs(mean[0] - exact).max() <= 1 / weights.VARIANTS
     # A byte is too coarse for exp(-9).
-    assert weights.level_weights(-9.0, tuple(Exaq(bits=2).exponentials(-9.0))).tables.shape[1] == 2
+    assert weights.level_weights(-9.0, tuple(Exaq(bits=2).exponentials(-9.0))).tables.shape[2] == 2
+    assert weights.level_weights(-6.6, Index().powers).tables.shape[2] == 2
+
+
+@needs_kernels
+def test_weights_of_the_logistic_function_are_right_on_average() -> None:
+    table = weights.logistic_weights()
+    assert table.tables.shape == (len(table.anchors), weights.RESOLUTIONS, 1, weights.VARIANTS, weights.CODES)
+    for place, anchor in enumerate(table.anchors):
+        mean = torch.from_numpy(table.tables[place, 0, 0].astype(float)).mean(0)
+        distances = table.steps[place] * torch.arange(weights.CODES).double()
+        exact = table.one * torch.sigmoid(anchor - distances) / torch.sigmoid(torch.tensor(anchor))
+        assert mean[0] == table.one
+        assert mean[-1] == 0
+        # The mean over a step of h differs from the middle's by h**2/24 of the second derivative, at most itself.
+        bound = 1 / weights.VARIANTS + exact * table.steps[place] ** 2 / 24
+        assert ((mean - exact).abs() <= bound)[1:-1].all()
+        assert exact[-1] <= table.one * 1e-3
+
+
+@needs_kernels
+@pytest.mark.parametrize("spread", [1e-4, 0.01, 1.0])
+@pytest.mark.parametrize("bias", [-12.0, -7.0, -0.3, 4.0, 12.0])
+def test_logistic_attention_wherever_scores_are(bias: float, spread: float) -> None:
+    """Below the first anchor, between anchors, above the last one, and where 16 bits reach no anchor."""
+    operands = inputs(1, 2, 200, 64, spread=spread)
+    result = softmaxkit.attention(*operands, Sigmoid(), bias=bias)
+    exact = truth(Sigmoid(), operands, bias=bias)
+    # Scores within half a step of 1/16 of their anchor weigh alike; with a spread of 1 they err by 1% of it, too.
+    assert 0 < rms(result - exact) <= (0.02 if spread == 1 else 0.01) * rms(exact)
 
 
 @needs_kernels
@@ -126,8 +156,8 @@ def test_a_mask_or_an_offset_on_another_device_is_not_read(queries: int) -> None
 
 @needs_kernels
 def test_invalid_calls_are_rejected() -> None:
-    with pytest.raises(ValueError, match="4, 8 or 16 levels"):
-        AttentionCall.by_levels(-1.0, [0.3, 1.0])
+    with pytest.raises(ValueError, match="entries must be 2 to 64 numbers, finite and not negative"):
+        AttentionCall.by_levels(-1.0, [1.0])
     with pytest.raises(ValueError, match="positive and finite"):
         AttentionCall.by_exponential(torch.tensor(0.0), math.inf)
     with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(3,\)"):
@@ -140,7 +170,7 @@ def test_a_wrong_weight_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     call = AttentionCall.by_levels(CLIP, LEVELS)
     result = fused.attend(*operands, call)
     tables = right.tables.copy()
-    tables[0, 0, 0, 0] -= 1
+    tables[0, 0, 0, 0, 0] -= 1
     monkeypatch.setattr(attention, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
     assert not torch.equal(fused.attend(*operands, call), result)
 

@@ -27,6 +27,7 @@ CALLS = {
     "levels": ONE_BYTE,
     "levels of two bytes": TWO_BYTES,
     "exponentials": AttentionCall.by_exponential(torch.tensor(4.0), 1.0),
+    "logistic functions": AttentionCall.by_logistic(torch.tensor(4.0)),
 }
 
 
@@ -135,7 +136,7 @@ def test_a_wrong_weight_is_detected(tiles: Any, avx512: Any, monkeypatch: pytest
     exact = attend(avx512, operands, ONE_BYTE)
     assert torch.equal(attend(tiles, operands, ONE_BYTE), exact)
     tables = right.tables.copy()
-    tables[0, 0, 0, 0] -= 1
+    tables[0, 0, 0, 0, 0] -= 1
     monkeypatch.setattr(attention, "level_weights", lambda *_: dataclasses.replace(right, tables=tables))
     assert not torch.equal(attend(tiles, operands, ONE_BYTE), exact)
 

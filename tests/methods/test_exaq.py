@@ -38,7 +38,7 @@ def test_fused_attention_follows_the_clip() -> None:
         call = module.attention_call()
         assert call is not None
         assert call is module.attention_call()
-        assert call.exponentials == tuple(module.spec.exponentials(call.clip))
+        assert call.entries == tuple(module.spec.exponentials(call.clip))
         return call.clip
 
     assert clip() == -4.0

@@ -80,7 +80,7 @@ def choose(
             against += memory_reasons(query)
         elif trained and not native_reasons:
             against.append("its kernel has no gradient, and a tensor requires one")
-        if call.base and isinstance(key, Tensor):
+        if call.form == "softmax" and isinstance(key, Tensor):
             return [*against, *(native_reasons or reasons_against_softmax(query, key))]
         if not abs(scale) * query.shape[-1] ** 0.5 <= LARGEST_SCALE:
             against.append(f"a scale of {scale:g} exceeds {LARGEST_SCALE:g} / sqrt(channels), too coarse in 8 bits")

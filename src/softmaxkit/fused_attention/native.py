@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,12 +15,13 @@ from softmaxkit.fused_attention.torch_attention import (
     within_lengths,
     without_repetition,
 )
-from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.attention import AttentionCall, Form
 from softmaxkit.kernels.codes import Cached
 from softmaxkit.kernels.launch import untraced
 from softmaxkit.kernels.native_attention import attend
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.row_call import RowCall
+from softmaxkit.kernels.rows import are_few_levels
 
 
 def attend_natively(
@@ -44,7 +46,7 @@ def attend_natively(
         RuntimeError, TypeError, ValueError: as `attend`.
     """
     if isinstance(key, Tensor) and isinstance(value, Tensor) and lengths is None:
-        numbers = call.clip, call.exponentials, call.offset, call.limit, call.base
+        numbers = call.form, call.clip, call.entries, call.offset, call.limit, call.base
         result: Tensor = native_attention(query, key, value, mask, is_causal, scale, *numbers, bias)
         return result
     return _attend_untraced(query, key, value, call, mask, is_causal, scale, lengths)
@@ -89,15 +91,16 @@ def native_attention(
     mask: Tensor | None,
     is_causal: bool,
     scale: float,
+    form: str,
     clip: float,
-    exponentials: list[float],
+    entries: list[float],
     offset: Tensor | None,
     limit: float,
     base: float,
     bias: Tensor | None = None,
 ) -> Tensor:
     """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable."""
-    call = AttentionCall(clip, tuple(exponentials), offset, limit, base)
+    call = AttentionCall(cast(Form, form), clip, tuple(entries), offset, limit, base)
     if bias is not None and is_bias(bias):
         return _attend_by_torch(query, key, value, call, mask, is_causal, scale, bias)
     key, value, mask = _without_hidden_tail(key, value, mask)
@@ -133,10 +136,14 @@ def _attend_by_torch(
     bias: Tensor | None = None,
 ) -> Tensor:
     given = query, key, value, mask, bias, 0.0, is_causal, scale
-    if call.base:
+    if call.form == "softmax":
         return scaled_dot_product(call.base, *given).contiguous()
-    if call.exponentials:
-        rows = RowCall("levels", (call.clip, list(call.exponentials)))
-    else:
+    if call.form == "levels":
+        kernel = "levels" if are_few_levels(call.entries) else "level_table"
+        rows = RowCall(kernel, (call.clip, list(call.entries)))
+    elif call.form == "exponential":
         rows = RowCall("exponential", (call.offset, call.limit, math.e))
+    else:
+        assert call.offset is not None
+        rows = RowCall("logistic", (-call.offset,))
     return attend_by_stripes(rows.run, *given).contiguous()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,8 +14,8 @@ from torch import Tensor
 from softmaxkit.kernels.backends import Support, interprets, is_traced, softmax_products
 from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES
-from softmaxkit.kernels.rows import check_levels, check_offset
-from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights
+from softmaxkit.kernels.rows import check_entries, check_offset
+from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights, logistic_weights
 
 WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
 """Maximum channels by kind of kernel: so that sums of 8-bit products fit 32 bits, or one GPU program holds a row."""
@@ -25,6 +25,8 @@ NATIVE_SUPPORT, GPU_SUPPORT = Support(DTYPES, traceable=True), Support(DTYPES, d
 """What the kernels support."""
 LEAST_FLEX_CHANNELS = 16
 """Minimum channels for which FlexAttention compiles."""
+MOST_LEVELS = 64
+"""Maximum levels: 8-bit products tell distances of half a level apart, see `weights.level_weights`."""
 FEW = 12
 """Maximum queries per key head for which keys and values are not quantised: quantising them would take longer."""
 LEAST_READ = {torch.float16: 1 << 18, torch.bfloat16: 1 << 19, torch.float32: 1 << 21}
@@ -42,37 +44,44 @@ QUERIES_TO_START = 12
 that share them, so these need fewer queries."""
 
 
+Form = Literal["levels", "exponential", "logistic", "softmax"]
+"""What weights are, as an `AttentionCall` constructs them."""
+
+
 @dataclass(frozen=True, eq=False)
 class AttentionCall:
-    """How scores become weights; constructed by `by_levels`, `by_exponential` or `by_softmax`.
+    """How scores become weights; constructed by `by_levels`, `by_exponential`, `by_logistic` or `by_softmax`.
 
     Attributes:
-        clip: the lowest level; unused without levels.
-        exponentials: exp of each level; empty without levels.
-        offset: () or (heads,), subtracted from the scores before exponentiation; None with levels or softmax.
-        limit: the largest weight of `by_exponential`.
-        base: of softmax; 0 with levels or `by_exponential`.
+        form: which of these.
+        clip: the lowest level.
+        entries: what the levels weigh; empty without levels.
+        offset: () or (heads,), subtracted from the scores before the exponential or logistic function.
+        limit: the largest weight of an exponential.
+        base: of softmax.
     """
 
+    form: Form
     clip: float = -1.0
-    exponentials: tuple[float, ...] = ()
+    entries: tuple[float, ...] = ()
     offset: Tensor | None = None
     limit: float = 1.0
-    base: float = 0.0
+    base: float = math.e
 
     @classmethod
-    def by_levels(cls, clip: float, exponentials: Sequence[float]) -> Self:
-        """Round the scores' distances from their row's maximum to levels, exponentiate, and normalise.
+    def by_levels(cls, clip: float, entries: Sequence[float]) -> Self:
+        """Round the scores' distances from their row's maximum to levels, look up their weights, and normalise.
 
         Args:
             clip: the lowest level, negative.
-            exponentials: exp of each level, evenly spaced from the clip to 0; 4, 8 or 16 of them.
+            entries: for each level, evenly spaced from the clip up to 0; 2 to 64 of them, not negative, the last
+                positive. GPU kernels take 4, 8 or 16, the exponentials of the levels.
 
         Raises:
-            ValueError: as `rows.check_levels`.
+            ValueError: as `rows.check_entries`.
         """
-        check_levels(clip, exponentials)
-        return cls(clip=clip, exponentials=tuple(exponentials))
+        check_entries(clip, entries, MOST_LEVELS)
+        return cls("levels", clip=clip, entries=tuple(entries))
 
     @classmethod
     def by_exponential(cls, offset: Tensor, limit: float) -> Self:
@@ -87,12 +96,21 @@ class AttentionCall:
         """
         if not 0 < limit < math.inf:
             raise ValueError(f"limit, the largest weight, must be positive and finite, got {limit}")
-        return cls(offset=offset, limit=limit)
+        return cls("exponential", offset=offset, limit=limit)
+
+    @classmethod
+    def by_logistic(cls, offset: Tensor) -> Self:
+        """Use `1 / (1 + exp(offset - score))` as weights, without normalisation.
+
+        Args:
+            offset: floating, () or (heads,).
+        """
+        return cls("logistic", offset=offset)
 
     @classmethod
     def by_softmax(cls, base: float) -> Self:
         """Use softmax to a base: on the CPU, and on GPUs for a few queries over a cache of codes."""
-        return cls(base=base)
+        return cls("softmax", base=base)
 
     kernel: ClassVar[str] = "attention"
 
@@ -100,7 +118,9 @@ class AttentionCall:
         """Return what the kernels support: gradients on GPUs only, and FlexAttention only exponentials."""
         if kind == "native":
             return NATIVE_SUPPORT
-        return None if kind == "flex" and (self.exponentials or self.base) else GPU_SUPPORT
+        if kind == "flex":
+            return GPU_SUPPORT if self.form == "exponential" else None
+        return None if 0 in self.entries else GPU_SUPPORT
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
@@ -131,10 +151,12 @@ class AttentionCall:
     @property
     def weights(self) -> Weights:
         """The tables of 8-bit weights for many queries."""
-        return level_weights(self.clip, self.exponentials) if self.exponentials else exponential_weights()
+        if self.form == "levels":
+            return level_weights(self.clip, self.entries)
+        return logistic_weights() if self.form == "logistic" else exponential_weights()
 
     def offsets(self, heads: int) -> Tensor | None:
-        """Return the offset of every head, float32 on the CPU, (heads,); None with levels.
+        """Return the offset of every head, float32 on the CPU, (heads,); None without offsets.
 
         Raises:
             ValueError: the offset is for another number of heads.

@@ -1,13 +1,13 @@
 """Attention by native kernels, without materialising the matrix of scores.
 
-Many queries of EXAQ and ConSmax: 8-bit products, one stripe of queries at a time. Keys are quantised to 8 bits with a
+Many queries of all but softmax: 8-bit products, one stripe of queries at a time. Keys are quantised to 8 bits with a
 step per channel; queries are multiplied by these steps and then quantised with a step per query. Values have a step per
 column. The steps come from all keys and values that any query attends to, so other queries' keys affect a result within
-the 8-bit error; keys and values that no query attends to have no effect. The distance of a score from its row's maximum
-indexes a table of 8-bit weights, whose rounding is dithered across panels of keys so that errors average out. If the
-expected error is too large, `too_coarse` reports it, and `fused_attention.native` has torch compute the sequence in
-float32: mostly before anything is multiplied, from a sample of the queries; the error of all of them is known once they
-are quantised.
+the 8-bit error; keys and values that no query attends to have no effect. The distance of a score from its row's
+maximum, or from where its weight saturates, indexes a table of 8-bit weights, whose rounding is dithered across panels
+of keys so that errors average out. If the expected error is too large, `too_coarse` reports it, and
+`fused_attention.native` has torch compute the sequence in float32: mostly before anything is multiplied, from a sample
+of the queries; the error of all of them is known once they are quantised.
 
 A few queries, as in generation: keys and values are read without conversion, numbers with float32 products, a cache as
 codes. With AVX-512 all products with codes are integer products: a query is quantised to 16 bits
@@ -122,7 +122,7 @@ def attend(
         raise ValueError(f"lengths are accepted for up to {FEW} queries per key head; pass a mask for more")
     if lengths is not None and lengths.shape != query.shape[:1]:
         raise ValueError(f"lengths must be ({query.shape[0]},), one for each sequence, got {tuple(lengths.shape)}")
-    if call.base and not operands.are_few:
+    if call.form == "softmax" and not operands.are_few:
         return operands.softmax(call.base)
     offsets = call.offsets(query.shape[1])
     return operands.few(call, offsets, lengths) if operands.are_few else operands.many(call, offsets)
@@ -143,7 +143,7 @@ def reason_against_integers(
     if operands.are_few:
         return ""
     try:
-        if call.base:
+        if call.form == "softmax":
             operands.softmax(call.base, only_pack=True)
         else:
             operands.many(call, call.offsets(query.shape[1]), only_pack=True)
@@ -196,13 +196,14 @@ class _Operands:
     def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
         """Run the kernel for many queries; or only quantise the operands, which raises TooCoarseError if need be."""
         weights = call.weights
-        resolutions, planes = weights.tables.shape[:2]
+        resolutions, planes = weights.tables.shape[1:3]
         native_weights = self.kernels.AttentionWeights(
-            weights.step,
             resolutions,
             planes,
             weights.tables.ctypes.data,
-            weights.normalised,
+            weights.steps.ctypes.data,
+            weights.anchors.ctypes.data,
+            len(weights.anchors),
             address(offsets),
             call.log_limit,
             weights.one,
@@ -243,8 +244,10 @@ class _Operands:
 
     def few(self, call: AttentionCall, offsets: Tensor | None, lengths: Tensor | None) -> Tensor:
         """Run the kernel for a few queries."""
-        numbers = call.clip, call.exponentials, address(offsets), call.log_limit
-        normalisation = self.kernels.Normalisation(*numbers, math.log2(call.base) if call.base else 0.0)
+        rate = math.log2(call.base) if call.form == "softmax" else 0.0
+        normalisation = self.kernels.Normalisation(
+            call.clip, call.entries, address(offsets), call.log_limit, call.form == "logistic", rate
+        )
         kind, more = DTYPES[self.dtype], []
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()
         if self.codes is not None:

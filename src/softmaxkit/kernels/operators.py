@@ -103,19 +103,21 @@ def exponential_backward(
     return result
 
 
-@operator("cpu")
+@operator("cpu", "cuda")
 def logistic(scores: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
     """The logistic function of score plus bias, as `rows.logistic`; differentiable with respect to scores and bias."""
     _refuse_forward_mode()
-    return rows.logistic(scores, bias, mask, is_causal)
+    result: Tensor = _rows(scores).logistic(scores, bias, mask, is_causal)
+    return result
 
 
-@operator("cpu")
+@operator("cpu", "cuda")
 def logistic_backward(
     scores: Tensor, gradient: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Gradient of the scores of `logistic`, and its row sums, as `row_gradients.logistic_backward`."""
-    return row_gradients.logistic_backward(scores, gradient, bias, mask, is_causal)
+    result: tuple[Tensor, Tensor] = _gradients(scores).logistic_backward(scores, gradient, bias, mask, is_causal)
+    return result
 
 
 @operator("cpu", "cuda")

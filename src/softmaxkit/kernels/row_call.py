@@ -42,6 +42,6 @@ class RowCall(NamedTuple):
         return None
 
 
-TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "levels")
-NATIVE_OPERATORS = (*TRITON_OPERATORS, "logistic", "level_table", "topk")
+TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels")
+NATIVE_OPERATORS = (*TRITON_OPERATORS, "level_table", "topk")
 """The operators of rows that have kernels of each kind."""

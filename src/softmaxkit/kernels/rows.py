@@ -189,17 +189,9 @@ def level_table(
 
     Raises:
         RuntimeError, TypeError: as `softmax`.
-        ValueError: as `softmax`, or the clip or the entries are out of range.
+        ValueError: as `softmax`, or as `check_entries`.
     """
-    check_clip(clip)
-    if (
-        not 2 <= len(entries) <= MOST_ENTRIES
-        or not all(0 <= entry < math.inf for entry in entries)
-        or entries[-1] < torch.finfo(torch.float32).tiny
-    ):
-        raise ValueError(
-            f"entries must be 2 to {MOST_ENTRIES} numbers, finite and not negative, and positive for level 0"
-        )
+    check_entries(clip, entries)
     return run("level_table", scores, mask, is_causal, clip, list(entries), out=out)
 
 
@@ -217,6 +209,23 @@ def check_offset(offset: Tensor, heads: int | None, name: str = "offset") -> Non
     if offset.shape not in ((), (heads,)):
         per_head = "" if heads is None else f"({heads},) or "
         raise ValueError(f"{name} must be {per_head}a scalar, got {tuple(offset.shape)}")
+
+
+def are_few_levels(entries: Sequence[float]) -> bool:
+    """Return whether levels have a kernel of their own, `levels`, beside that of tables: 4, 8 or 16 positive ones."""
+    return len(entries) in (4, 8, 16) and entries[0] > 0
+
+
+def check_entries(clip: float, entries: Sequence[float], most: int = MOST_ENTRIES) -> None:
+    """Check that the kernels support a table of levels, up to `most` of them.
+
+    Raises:
+        ValueError: the clip or the entries are out of range.
+    """
+    check_clip(clip)
+    are_finite = all(0 <= entry < math.inf for entry in entries)
+    if not 2 <= len(entries) <= most or not are_finite or entries[-1] < torch.finfo(torch.float32).tiny:
+        raise ValueError(f"entries must be 2 to {most} numbers, finite and not negative, and positive for level 0")
 
 
 def check_levels(clip: float, exponentials: Sequence[float]) -> None:

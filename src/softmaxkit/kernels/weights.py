@@ -1,9 +1,9 @@
-"""Tables of 8-bit attention weights, indexed by the distance of a score below its row's maximum."""
+"""Tables of 8-bit attention weights, indexed by the distance of a score below its row's anchor, mostly the maximum."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -22,40 +22,44 @@ LEVEL_ERROR = 0.05
 """Relative error of the smallest level's weight above which two-byte weights are used."""
 EXPONENTIAL_STEP = 1 / 16
 """Step of the finest table of exponentials, in nats; from 127 steps on, exp(-7.9), weights are 0."""
+ANCHORS = np.arange(-8, 6.5, 0.5)
+"""Anchors of the logistic function: below the first it is an exponential, within 0.04%, and from the last on it is 1,
+within 0.25%. A table of an anchor above 0 has twice the step of the others, and so reaches as far below 0."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How distances below a row's largest score become weights.
+    """How distances below a row's anchor become weights.
 
     Attributes:
-        step: of the finest table, in the unit of the scores.
-        tables: uint8, (resolutions, planes, variants, codes), the high byte's plane first.
-        one: the integer weight that represents 1.
-        normalised: whether weights are divided by their sum.
+        tables: uint8, (anchors or 1, resolutions, planes, variants, codes), the high byte's plane first.
+        steps: float64, (anchors or 1,), of the finest tables, in the unit of the scores.
+        anchors: float64, of the logistic function, in ascending order; empty for other weights, whose tables do not
+            depend on the anchor.
+        one: the integer weight that represents the function's value at the anchor.
     """
 
-    step: float
     tables: NDArray[np.uint8]
+    steps: NDArray[np.float64]
     one: float
-    normalised: bool
+    anchors: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 @lru_cache(maxsize=256)
-def level_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
+def level_weights(clip: float, entries: tuple[float, ...]) -> Weights:
     """Return the weights of levels: one byte if it represents the smallest level within `LEVEL_ERROR`, otherwise two.
 
     Args:
         clip: the lowest level, negative.
-        exponentials: exp of each level, from the clip up to 0.
+        entries: what the levels weigh, evenly spaced from the clip up to 0.
     """
-    levels = len(exponentials)
+    levels = len(entries)
     level = -clip / (levels - 1)
     # The border between two levels is half-way; a power of two of steps per half level puts a code's border there too.
     step = level / 2 / 2 ** int(math.log2(CODES / (2 * levels - 1)))
-    downwards = np.array(exponentials[::-1]) / exponentials[-1]
+    downwards = np.array(entries[::-1]) / entries[-1]
     tops = np.arange(LARGEST // 2 + 1, LARGEST + 1)
-    exact = np.outer(tops, downwards)
+    exact = np.outer(tops, downwards[downwards > 0])
     errors = np.abs(np.round(exact) / exact - 1).max(axis=1)
     best = int(errors.argmin())
     one, planes = (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (LARGEST_WIDE, 2)
@@ -64,27 +68,43 @@ def level_weights(clip: float, exponentials: tuple[float, ...]) -> Weights:
         return np.asarray(one * downwards[np.minimum(np.rint(distance / level).astype(int), levels - 1)])
 
     middles = (np.arange(CODES) + 0.5) * step
-    return Weights(step, _tables([weight(middles * 2**k) for k in range(RESOLUTIONS)], planes), one, True)
+    exact = np.stack([weight(middles * 2**k) for k in range(RESOLUTIONS)])
+    return Weights(_tables(exact[None], planes), np.array([step]), one)
 
 
 @lru_cache(maxsize=1)
 def exponential_weights() -> Weights:
     """Return weights that are exp of the negative distance, with distances rounded to multiples of the step."""
     distances = np.arange(CODES) * EXPONENTIAL_STEP
-    exact = []
-    for factor in 2.0 ** np.arange(RESOLUTIONS):
-        half = factor * EXPONENTIAL_STEP / 2
-        mean = np.exp(-distances * factor) * math.sinh(half) / half  # over the scores that round to this distance
-        mean[0] = 1.0  # the largest score itself
-        mean[-1] = 0.0  # also every score farther away, so a mean over one step would be far too large
-        exact.append(LARGEST * mean)
-    return Weights(EXPONENTIAL_STEP, _tables(exact, 1), LARGEST, False)
+    factors = 2.0 ** np.arange(RESOLUTIONS)[:, None]
+    half = factors * EXPONENTIAL_STEP / 2
+    means = np.exp(-distances * factors) * np.sinh(half) / half  # over the scores that round to this distance
+    return Weights(_tables(_with_ends(means)[None], 1), np.array([EXPONENTIAL_STEP]), LARGEST)
 
 
-def _tables(exact: list[NDArray[np.float64]], planes: int) -> NDArray[np.uint8]:
+@lru_cache(maxsize=1)
+def logistic_weights() -> Weights:
+    """Return weights that are the logistic function, relative to its value at the anchor, of rounded distances."""
+    anchors, steps = ANCHORS, np.where(ANCHORS > 0, 2, 1) * EXPONENTIAL_STEP
+    of_step = (steps[:, None] * 2.0 ** np.arange(RESOLUTIONS))[..., None]
+    scores = anchors[:, None, None] - np.arange(CODES) * of_step
+    ends = np.logaddexp(0, scores + of_step / 2) - np.logaddexp(0, scores - of_step / 2)
+    means = ends / of_step * (1 + np.exp(-anchors))[:, None, None]
+    return Weights(_tables(_with_ends(np.minimum(means, 1)), 1), steps, LARGEST, anchors)
+
+
+def _with_ends(means: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return weights for the means of a function over the scores that round to each distance."""
+    weights = LARGEST * means
+    weights[..., 0] = LARGEST  # the largest score itself
+    weights[..., -1] = 0  # also every score farther away, so a mean over one step would be far too large
+    return weights
+
+
+def _tables(exact: NDArray[np.float64], planes: int) -> NDArray[np.uint8]:
     """Round weights to integers, dithered across variants in pairs about 1/2, so that a few panels average out too."""
     low_half = [7, 3, 5, 1, 6, 2, 4, 0]
     dither = (np.array([[rank, VARIANTS - 1 - rank] for rank in low_half]).ravel() + 0.5) / VARIANTS
-    whole = np.floor(np.stack(exact)[:, None, :] + dither[:, None]).astype(np.int64)
-    split = np.stack([whole >> 8 * plane & 255 for plane in reversed(range(planes))], axis=1)
+    whole = np.floor(exact[..., None, :] + dither[:, None]).astype(np.int64)
+    split = np.stack([whole >> 8 * plane & 255 for plane in reversed(range(planes))], axis=-3)
     return np.ascontiguousarray(split.astype(np.uint8))

@@ -66,7 +66,10 @@ def decode_contenders(
         numbers = spec.sample_parameters(keys, SPREAD)
         module = sample_module(spec, keys, "float")
         result = {**make_result(spec, "float"), "backend": "triton"}
-        if module.attention_call() is not None:
+        call = module.attention_call()
+        if call is not None and call.support("triton") is None:
+            continue
+        if call is not None:
             run = partial(attention, query, key, value, spec, enable_gqa=is_grouped, **numbers)
             yield contender(result, run, spec, moved)
         elif module.softmax_base is None:

@@ -21,12 +21,12 @@ from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
     FUSED,
     check_levels,
-    level_numbers,
     mask_bytes,
     offsets_of,
     on_device_of,
     precision,
     tiles_of,
+    weigh_numbers,
     width,
 )
 
@@ -71,7 +71,7 @@ def attend(
     assert isinstance(value, Tensor)
     factor = attention_scale(query, scale)
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else None
-    how = (call.clip, len(call.exponentials), call.log_limit, is_causal, factor, dropout)
+    how = (call.form, call.clip, len(call.entries), call.log_limit, is_causal, factor, dropout)
     output, _, _ = attention(query, key, value, call.offset, mask, seed, *how)
     result: Tensor = output
     return result
@@ -85,6 +85,7 @@ def attention(
     offset: Tensor | None,
     mask: Tensor | None,
     seed: Tensor | None,
+    form: str,
     clip: float,
     levels: int,
     log_limit: float,
@@ -93,13 +94,13 @@ def attention(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `attend`; also return each row's highest score, in levels, and sum of weights; empty without levels."""
-    if levels and scale < 0:
+    if form == "levels" and scale < 0:
         query, scale = -query, -scale  # so that the highest product gives the highest score
     query, key, value = (side_by_side(x) for x in (query, key, value))
-    output, highest, total = _results(query, value, levels)
+    output, highest, total = _results(query, value, form)
     if output.numel() == 0 or key.shape[2] == 0:
         return output.zero_(), highest.zero_(), total.zero_()
-    table = forward_table(query.device, levels, is_plain=mask is None and seed is None)
+    table = forward_table(query.device, form, is_plain=mask is None and seed is None)
     blocks = blocks_for(table, query.dtype, max(query.shape[3], value.shape[3]))
     count = triton.cdiv(query.shape[2], blocks.rows)
     offsets = offsets_of(offset, query)
@@ -113,10 +114,10 @@ def attention(
             *strides,
             offsets.stride(0) if offsets.numel() > 1 else 0,
             *(query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], count),
-            *level_numbers(clip, levels, log_limit, scale),
+            *weigh_numbers(form, clip, levels, log_limit, scale),
             dropout,
             DESCRIBED=described,
-            **_constants(query, value, levels, is_causal, mask, seed, blocks),
+            **_constants(query, value, form, is_causal, mask, seed, blocks),
         )
     return output, highest, total
 
@@ -133,6 +134,7 @@ def attention_backward(
     offset: Tensor | None,
     mask: Tensor | None,
     seed: Tensor | None,
+    form: str,
     clip: float,
     levels: int,
     log_limit: float,
@@ -148,8 +150,8 @@ def attention_backward(
     if not (gradient.numel() and keys and channels):
         return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape), sums
     of_query, of_key, of_value = (x.new_empty(x.shape) for x in (query, key, value))
-    factor, limit, step = level_numbers(clip, levels, log_limit, scale)
-    if levels:
+    factor, limit, step = weigh_numbers(form, clip, levels, log_limit, scale)
+    if form == "levels":
         inverse = torch.where(total > 0, 1 / total, 0.0)
         shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
     else:
@@ -167,7 +169,7 @@ def attention_backward(
             *(*operands, *tiles, *numbers, *results, *places, *distances, *strides),
             *(sizes[1], groups, queries, keys, sizes[0], factor, limit, step, scale, dropout),
             DESCRIBED=described,
-            **_constants(query, value, levels, is_causal, mask, seed, blocks),
+            **_constants(query, value, form, is_causal, mask, seed, blocks),
         )
 
     with on_device_of(query):
@@ -184,20 +186,20 @@ def _asks_for_gradients(*operands: Tensor | Cached | None) -> bool:
     return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in operands)
 
 
-def _results(query: Tensor, value: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
+def _results(query: Tensor, value: Tensor, form: str) -> tuple[Tensor, Tensor, Tensor]:
     """Allocate the output, with heads adjacent as models concatenate them, and the row statistics of levels."""
     batch, heads, queries, _ = query.shape
     output = query.new_empty((batch, queries, heads, value.shape[3])).transpose(1, 2)
-    rows = (batch, heads, queries) if levels else (0,)
+    rows = (batch, heads, queries) if form == "levels" else (0,)
     highest, total = (query.new_empty(rows, dtype=torch.float32) for _ in range(2))
     return output, highest, total
 
 
 def _constants(
-    query: Tensor, value: Tensor, levels: int, is_causal: bool, mask: Tensor | None, seed: Tensor | None, blocks: Blocks
+    query: Tensor, value: Tensor, form: str, is_causal: bool, mask: Tensor | None, seed: Tensor | None, blocks: Blocks
 ) -> dict[str, Any]:
     return {
-        "LEVELS": bool(levels),
+        "FORM": form,
         "DROPOUT": seed is not None,
         "CAUSAL": is_causal,
         "MASKED": mask is not None,
@@ -215,10 +217,8 @@ def _constants(
 
 
 @attention.register_fake
-def _(
-    query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, seed: Any, clip: float, levels: int, *rest: Any
-) -> Any:
-    return _results(query, value, levels)
+def _(query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, seed: Any, form: str, *rest: Any) -> Any:
+    return _results(query, value, form)
 
 
 @attention_backward.register_fake
@@ -234,7 +234,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    nothing = (None,) * 8
+    nothing = (None,) * 9
     if gradient is None:
         return (None,) * 4 + nothing
     if torch.is_grad_enabled():  # create_graph: the result would silently have no gradient

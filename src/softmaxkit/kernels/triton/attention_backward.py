@@ -10,6 +10,7 @@ from softmaxkit.kernels.triton.tiles import (
     load_tile,
     multiply,
     multiply_add,
+    of_distances,
     program_place,
     seen_keys,
     store_rows,
@@ -24,7 +25,7 @@ def _gather_of_query(
     total, sums, queries_here, gradients, shifts, inverses, means, key, value, key_tiles, value_tiles, key_row,
     key_column, value_row, value_column, mask, rows, first, last, queries, keys, key_t, value_t, mask_q, mask_k,
     factor, limit, step, seed, place, dropout,
-    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
+    FORM: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -41,16 +42,16 @@ def _gather_of_query(
         distance = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor - shifts[:, None]
         if CHECKED:
             seen = seen_keys(mask, rows[:, None], columns[None, :], queries, keys, mask_q, mask_k, CAUSAL, MASKED)
-            weights, passes = weigh_unseen(distance, seen, limit, step, LEVELS)
+            weights, passes = weigh_unseen(distance, seen, limit, step, FORM)
         else:
-            weights, passes = weigh(distance, limit, step, LEVELS)
+            weights, passes = weigh(distance, limit, step, FORM)
         of_weights = multiply(gradients, tl.trans(values), PRECISION)
         if DROPOUT:
             here = kept(seed, place, rows[:, None], columns[None, :], dropout)
             of_weights = tl.where(here, of_weights / (1.0 - dropout), 0.0)
-        if LEVELS:
+        if FORM == "levels":
             of_weights = (of_weights - means[:, None]) * inverses[:, None]
-        of_scores = tl.where(passes, weights * of_weights, 0.0)
+        of_scores = tl.where(passes, weights * of_distances(of_weights, weights, FORM), 0.0)
         sums += tl.sum(of_scores, 1)
         total = multiply_add(of_scores.to(keys_here.dtype), keys_here, total, PRECISION)
     return total, sums
@@ -62,7 +63,7 @@ def queries_backward(
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, gradient_b, gradient_h, gradient_t,
     key_tiles_b, key_tiles_h, key_tiles_c, value_tiles_b, value_tiles_h, value_tiles_c,
     mask_b, mask_h, mask_q, mask_k, heads, groups, queries, keys, blocks, factor, limit, step, scale, dropout,
-    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    FORM: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -91,7 +92,7 @@ def queries_backward(
     shifts = tl.load(shift + place + rows, mask=is_row, other=0.0)
     inverses = shifts
     means = shifts
-    if LEVELS:
+    if FORM == "levels":
         inverses = tl.load(inverse + place + rows, mask=is_row, other=0.0)
         means = tl.load(mean + place + rows, mask=is_row, other=0.0)
     total = tl.zeros([ROWS, WIDTH], dtype=tl.float32)
@@ -107,13 +108,13 @@ def queries_backward(
         total, sums = _gather_of_query(
             total, sums, queries_here, gradients, shifts, inverses, means, key, value, key_tiles, value_tiles, key_row,
             key_column, value_row, value_column, mask, rows, 0, whole, queries, keys, key_t, value_t, mask_q, mask_k,
-            factor, limit, step, seed, head_place, dropout, LEVELS, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
+            factor, limit, step, seed, head_place, dropout, FORM, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
             PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
         )  # fmt: skip
     total, sums = _gather_of_query(
         total, sums, queries_here, gradients, shifts, inverses, means, key, value, key_tiles, value_tiles, key_row,
         key_column, value_row, value_column, mask, rows, whole, last, queries, keys, key_t, value_t, mask_q, mask_k,
-        factor, limit, step, seed, head_place, dropout, LEVELS, DROPOUT, True, DESCRIBED, CAUSAL, MASKED,
+        factor, limit, step, seed, head_place, dropout, FORM, DROPOUT, True, DESCRIBED, CAUSAL, MASKED,
         PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
     )  # fmt: skip
     store_rows(result + place * CHANNELS, total * scale, first_row, CHANNELS, queries, ROWS, CHANNELS, WIDTH)
@@ -125,7 +126,7 @@ def _gather_of_keys(
     of_keys, of_values, keys_here, values, query, gradient, query_tiles, gradient_tiles, query_row, query_column,
     gradient_row, gradient_column, shift, inverse, mean, mask, columns, first, last, queries, keys, query_t,
     gradient_t, mask_q, mask_k, factor, limit, step, raised, seed, place, dropout,
-    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
+    FORM: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -149,10 +150,10 @@ def _gather_of_keys(
         distance = multiply(keys_here, tl.trans(queries_here), PRECISION) * factor - shifts[None, :]
         if CHECKED:
             seen = seen_keys(mask, rows[None, :], columns[:, None], queries, keys, mask_q, mask_k, CAUSAL, MASKED)
-            weights, passes = weigh_unseen(distance, seen, limit, step, LEVELS)
+            weights, passes = weigh_unseen(distance, seen, limit, step, FORM)
         else:
-            weights, passes = weigh(distance, limit, step, LEVELS)
-        if LEVELS:
+            weights, passes = weigh(distance, limit, step, FORM)
+        if FORM == "levels":
             weights = weights * tl.load(inverse + rows, mask=is_row, other=0.0)[None, :]
         dropped = weights * raised
         of_weights = multiply(values, tl.trans(gradients), PRECISION)
@@ -161,9 +162,9 @@ def _gather_of_keys(
             dropped = tl.where(here, dropped, 0.0)
             of_weights = tl.where(here, of_weights / (1.0 - dropout), 0.0)
         of_values = multiply_add(dropped.to(gradients.dtype), gradients, of_values, PRECISION)
-        if LEVELS:
+        if FORM == "levels":
             of_weights = of_weights - tl.load(mean + rows, mask=is_row, other=0.0)[None, :]
-        of_scores = tl.where(passes, weights * of_weights, 0.0)
+        of_scores = tl.where(passes, weights * of_distances(of_weights, weights, FORM), 0.0)
         of_keys = multiply_add(of_scores.to(queries_here.dtype), queries_here, of_keys, PRECISION)
     return of_keys, of_values
 
@@ -175,7 +176,7 @@ def keys_backward(
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, gradient_b, gradient_h, gradient_t,
     query_tiles_b, query_tiles_h, query_tiles_c, gradient_tiles_b, gradient_tiles_h, gradient_tiles_c,
     mask_b, mask_h, mask_q, mask_k, heads, groups, queries, keys, blocks, factor, limit, step, scale, dropout,
-    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    FORM: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -203,7 +204,7 @@ def keys_backward(
     if MASKED:
         seen_from = queries
     whole = tl.maximum(whole, seen_from)
-    raised = tl.exp2(lift_of(0.0 if LEVELS else limit, value))
+    raised = tl.exp2(lift_of(0.0 if FORM == "levels" else limit, value))
     for group in range(0, groups):
         head = key_head * groups + group
         head_place = batch * heads * groups + head
@@ -219,7 +220,7 @@ def keys_backward(
                 query_row, query_column, gradient_row, gradient_column, shift + place, inverse + place, mean + place,
                 mask_here, columns, tl.where(part == 0, first, whole),
                 tl.where(part == 0, tl.minimum(seen_from, queries), queries), queries, keys, query_t, gradient_t,
-                mask_q, mask_k, factor, limit, step, raised, seed, head_place, dropout, LEVELS, DROPOUT, True,
+                mask_q, mask_k, factor, limit, step, raised, seed, head_place, dropout, FORM, DROPOUT, True,
                 DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
             )  # fmt: skip
         if not MASKED:
@@ -227,7 +228,7 @@ def keys_backward(
                 of_keys, of_values, keys_here, values, query_here, gradient_here, query_tiles, gradient_tiles,
                 query_row, query_column, gradient_row, gradient_column, shift + place, inverse + place, mean + place,
                 mask_here, columns, seen_from, whole, queries, keys, query_t, gradient_t, mask_q, mask_k, factor,
-                limit, step, raised, seed, head_place, dropout, LEVELS, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
+                limit, step, raised, seed, head_place, dropout, FORM, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
                 PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
             )  # fmt: skip
     place = (batch * heads + key_head) * keys

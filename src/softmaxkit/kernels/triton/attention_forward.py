@@ -43,12 +43,12 @@ def _highest(
 
 
 @triton.jit
-def _weights(distance, limit, step, LEVELS: tl.constexpr):
+def _weights(distance, limit, step, FORM: tl.constexpr):
     """Return the weights of `weigh`, equal in every bit, with one addition fewer; `keys_backward` would spill."""
-    if LEVELS:
+    if FORM == "levels":
         level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL) + ROUNDS
         return tl.exp2((level - (limit + ROUNDS)) * step)
-    weights, _ = weigh(distance, limit, step, LEVELS)
+    weights, _ = weigh(distance, limit, step, FORM)
     return weights
 
 
@@ -57,7 +57,7 @@ def _gather(
     output, total, shift, query, key, value, key_tiles, value_tiles, key_row, key_column, value_row, value_column,
     mask, rows, first, last, queries, keys, stride_key, stride_value, stride_mask_q, stride_mask_k,
     factor, limit, step, seed, place, dropout,
-    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
+    FORM: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
     CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -71,13 +71,13 @@ def _gather(
         )
         distance = multiply(query, tl.trans(keys_here), PRECISION) * factor - shift[:, None]
         columns = start + tl.arange(0, COLUMNS)
-        weights = _weights(distance, limit, step, LEVELS)
+        weights = _weights(distance, limit, step, FORM)
         if CHECKED:
             seen = seen_keys(
                 mask, rows[:, None], columns[None, :], queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED
             )
             weights = tl.where(seen, weights, 0.0)
-        if LEVELS or MASKED:
+        if FORM == "levels" or MASKED:
             total += tl.sum(weights, 1)
         if DROPOUT:
             here = kept(seed, place, rows[:, None], columns[None, :], dropout)
@@ -96,7 +96,7 @@ def attention_forward(
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, output_b, output_h, output_t,
     key_tiles_b, key_tiles_h, key_tiles_c, value_tiles_b, value_tiles_h, value_tiles_c,
     mask_b, mask_h, mask_q, mask_k, offset_h, heads, groups, queries, keys, blocks, factor, limit, step, dropout,
-    LEVELS: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    FORM: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
     PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -130,7 +130,7 @@ def attention_forward(
         whole = 0
     sums = tl.zeros([ROWS], dtype=tl.float32)
     lift = 0.0
-    if LEVELS:
+    if FORM == "levels":
         most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
         if not MASKED:
             most = _highest(
@@ -146,22 +146,25 @@ def attention_forward(
     else:
         lift = lift_of(limit, value)
         limit += lift
-        shift = tl.zeros([ROWS], dtype=tl.float32) + (tl.load(offset + head * offset_h) - lift)
+        offset_here = tl.load(offset + head * offset_h)
+        if FORM == "exponential":
+            offset_here -= lift
+        shift = tl.zeros([ROWS], dtype=tl.float32) + offset_here
     result = tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32)
     if not MASKED:
         result, sums = _gather(
             result, sums, shift, queries_here, key, value, key_tiles, value_tiles, key_row, key_column, value_row,
             value_column, mask, rows, 0, whole, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, step,
-            seed, place, dropout, LEVELS, DROPOUT, False, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
+            seed, place, dropout, FORM, DROPOUT, False, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
             VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
         )  # fmt: skip
     result, sums = _gather(
         result, sums, shift, queries_here, key, value, key_tiles, value_tiles, key_row, key_column, value_row,
         value_column, mask, rows, whole, last, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, step,
-        seed, place, dropout, LEVELS, DROPOUT, True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
+        seed, place, dropout, FORM, DROPOUT, True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
         VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
     )  # fmt: skip
-    if LEVELS:
+    if FORM == "levels":
         result = result / tl.where(sums == 0.0, 1.0, sums)[:, None]
         row_place = place * queries + rows
         tl.store(highest + row_place, most, mask=rows < queries)

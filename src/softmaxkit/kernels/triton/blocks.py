@@ -90,10 +90,10 @@ def plan_for(device: torch.device) -> Plan:
     return ROOMY_CARD if shared_memory(device) >= ROOM else ANY_CARD
 
 
-def forward_table(device: torch.device, levels: int, is_plain: bool) -> Table:
+def forward_table(device: torch.device, form: str, is_plain: bool) -> Table:
     """Return the blocks of the forward kernel; with a mask or dropout (not plain), those for any card."""
     plan = plan_for(device) if is_plain else ANY_CARD
-    return plan.levels if levels else plan.forward
+    return plan.levels if form == "levels" else plan.forward
 
 
 def blocks_for(table: Table, dtype: torch.dtype, channels: int) -> Blocks:

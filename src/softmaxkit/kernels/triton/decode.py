@@ -87,7 +87,8 @@ def attend(
     table = key.table if isinstance(key, Paged) else None
     channels = value.channels if isinstance(value, Cached) else value.shape[3]
     factor = attention_scale(query, scale)
-    how = (key.shape[2], channels, call.clip, len(call.exponentials), call.log_limit, call.base, is_causal, factor)
+    weights = (call.form, call.clip, len(call.entries), call.log_limit, call.base)
+    how = (key.shape[2], channels, *weights, is_causal, factor)
     asked, shift = query, None
     if isinstance(key, Cached):
         asked = key.times_factors(query)
@@ -110,6 +111,7 @@ def decode(
     mask: Tensor | None,
     count: int,
     value_channels: int,
+    form: str,
     clip: float,
     levels: int,
     log_limit: float,
@@ -127,15 +129,16 @@ def decode(
         value_steps: steps of the value codes.
         table: page table, integers (batch, pages).
         lengths: as in `attend`.
-        offset: () or (heads,), for exponentials.
+        offset: () or (heads,), for exponentials and logistic functions.
         shift: (batch, heads, queries), what the key centre adds to each query's products.
         mask: as in `attend`.
         count: keys of the longest sequence, or an upper bound.
         value_channels: channels of the values.
+        form: of the weights, as are the numbers of an `AttentionCall`.
         clip: for levels.
-        levels: number of levels; 0 for none.
+        levels: number of levels.
         log_limit: for exponentials.
-        base: for softmax; otherwise 0.
+        base: for softmax.
         is_causal: as in `attend`.
         scale: as in `attend`.
     """
@@ -163,12 +166,11 @@ def decode(
         *(stride for x in (query, keys, values, *steps) for stride in x.stride()[:3]),
         *(table.stride(0), *offsets.stride(), *mask_strides),
         *(batch, key_heads, heads // key_heads, queries, count, keys.shape[0], splits, share),
-        *weigh_numbers(clip, levels, log_limit, base, scale),
+        *weigh_numbers(form, clip, levels, log_limit, scale, base),
         MAGIC,
     )
     constants = {
-        "LEVELS": bool(levels),
-        "SOFTMAX": base > 0,
+        "FORM": form,
         "BITS": bits,
         "PAGE": 0 if table is totals else keys.shape[2],
         "COUNTED": lengths is not None,
@@ -194,7 +196,7 @@ def decode(
     kernel = (decode_single if is_single else decode_split)[(splits * batch * key_heads,)]
     given = scores = highests
     with on_device_of(query):
-        if levels:
+        if form == "levels":
             scores = query.new_empty((batch, heads, queries, count), dtype=torch.float32)
             kernel(*tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=True, **constants)
             given = highests.amax(0)
@@ -205,8 +207,7 @@ def decode(
         decode_merge[(rows * triton.cdiv(value_channels, merged),)](
             *(parts, totals, highests, counts, output, rows, heads * queries, count, splits),
             COUNTED=lengths is not None,
-            LEVELS=bool(levels),
-            SOFTMAX=base > 0,
+            FORM=form,
             CHANNELS=value_channels,
             WIDTH=merged,
             SPLITS=most,

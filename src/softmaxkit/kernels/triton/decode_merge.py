@@ -7,7 +7,7 @@ import triton.language as tl
 @triton.jit
 def decode_merge(
     parts, totals, highests, lengths, output, rows, rows_of_sequence, keys, splits,
-    COUNTED: tl.constexpr, LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    COUNTED: tl.constexpr, FORM: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
     SPLITS: tl.constexpr,
 ):  # fmt: skip
     """Write `WIDTH` elements of an output row of `CHANNELS` from its parts, float32 (splits, rows, channels).
@@ -23,7 +23,7 @@ def decode_merge(
     inside = is_part[:, None] & (channels < CHANNELS)[None, :]
     values = tl.load(parts + places[:, None] * CHANNELS + channels[None, :], mask=inside, other=0.0)
     totals_here = tl.load(totals + places, mask=is_part, other=0.0)
-    if SOFTMAX:
+    if FORM == "softmax":
         highest = tl.load(highests + places, mask=is_part, other=float("-inf"))
         most = tl.max(highest, 0)
         rescale = tl.exp2(highest - tl.where(most == float("-inf"), 0.0, most))
@@ -31,7 +31,7 @@ def decode_merge(
         totals_here = totals_here * rescale
     result = tl.sum(values, 0)
     total = tl.sum(totals_here, 0)
-    if SOFTMAX or LEVELS:
+    if FORM == "softmax" or FORM == "levels":
         result = result / tl.where(total == 0.0, 1.0, total)
     result = tl.where(total == 0.0, 0.0, result)  # for a fully masked query: 0 times an infinite value is NaN
     if COUNTED:

@@ -20,7 +20,7 @@ def decode_single(
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, key_step_g,
     value_step_b, value_step_h, value_step_g, table_b, offset_b, offset_h, offset_q, mask_b, mask_h, mask_q, mask_k,
     batches, heads, groups, queries, keys, pages, splits, share, factor, limit, step, magic,
-    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
+    FORM: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
     COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, PER: tl.constexpr,
     CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
@@ -54,9 +54,9 @@ def decode_single(
     most = tl.full([COLUMNS], float("-inf"), dtype=tl.float32)
     sums = tl.zeros([COLUMNS], dtype=tl.float32)
     shift = 0.0
-    if LEVELS and not ONLY_HIGHEST:
+    if FORM == "levels" and not ONLY_HIGHEST:
         shift = tl.load(given + row_place) - limit
-    if not LEVELS and not SOFTMAX:
+    if FORM == "exponential" or FORM == "logistic":
         shift = tl.load(offset + batch * offset_b + head * offset_h)
     first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
     for start in tl.range(first, last, COLUMNS, num_stages=STAGES):
@@ -64,7 +64,7 @@ def decode_single(
         is_key = columns < last
         page, place_there, is_there = locate(table + batch * table_b, batch, columns, is_key, pages, PAGE)
         kept = scores_kept + row_place * keys + columns
-        if LEVELS and not ONLY_HIGHEST:
+        if FORM == "levels" and not ONLY_HIGHEST:
             scores = tl.load(kept, mask=is_key, other=float("-inf"))
             seen = scores != float("-inf")
         else:
@@ -84,12 +84,12 @@ def decode_single(
             if MASKED:
                 bits = mask + batch * mask_b + head * mask_h + columns.to(tl.int64) * mask_k
                 seen = seen & (tl.load(bits, mask=is_key, other=0) != 0)
-            if LEVELS:
+            if FORM == "levels":
                 tl.store(kept, tl.where(seen, scores, float("-inf")), mask=is_key)
         if ONLY_HIGHEST:
             most = tl.maximum(most, tl.where(seen, scores, float("-inf")))
         else:
-            if SOFTMAX:
+            if FORM == "softmax":
                 risen = tl.maximum(most, tl.where(seen, scores, float("-inf")))
                 base = tl.where(risen == float("-inf"), 0.0, risen)
                 weights = tl.exp2(scores - base)
@@ -97,7 +97,7 @@ def decode_single(
                 sums = sums * rescale
                 most = risen
             else:
-                weights, _ = weigh(scores - shift, limit, step, LEVELS)
+                weights, _ = weigh(scores - shift, limit, step, FORM)
             weights = tl.where(seen, weights, 0.0)
             sums += weights
             codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)
@@ -109,21 +109,21 @@ def decode_single(
             further = ()
             for j in tl.static_range(PER):
                 result = results[j]
-                if SOFTMAX:
+                if FORM == "softmax":
                     result = result * rescale[:, None]
                 further += (result + decode_units(codes, magic, j, BITS, False) * weighted,)
             results = further
-    if ONLY_HIGHEST or SOFTMAX:
+    if ONLY_HIGHEST or FORM == "softmax":
         top = tl.max(most, 0)
         tl.store(highest + part_place, top)
     if not ONLY_HIGHEST:
-        if SOFTMAX:
+        if FORM == "softmax":
             rescale = tl.exp2(most - tl.where(top == float("-inf"), 0.0, top))
             sums = sums * rescale
         tl.store(total + part_place, tl.sum(sums, 0))
         for j in tl.static_range(PER):
             result = results[j]
-            if SOFTMAX:
+            if FORM == "softmax":
                 result = result * rescale[:, None]
             channels = tl.arange(0, VALUE_WIDTH) * PER + j
             tl.store(output + part_place * VALUE_CHANNELS + channels, tl.sum(result, 0), mask=channels < VALUE_CHANNELS)

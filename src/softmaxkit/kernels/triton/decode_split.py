@@ -20,7 +20,7 @@ def decode_split(
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, key_step_g,
     value_step_b, value_step_h, value_step_g, table_b, offset_b, offset_h, offset_q, mask_b, mask_h, mask_q, mask_k,
     batches, heads, groups, queries, keys, pages, splits, share, factor, limit, step, magic,
-    LEVELS: tl.constexpr, SOFTMAX: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
+    FORM: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
     COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, PER: tl.constexpr,
     CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
     VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
@@ -68,9 +68,9 @@ def decode_split(
     value_steps += key_head * value_step_h
     most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
     shift = most
-    if LEVELS and not ONLY_HIGHEST:
+    if FORM == "levels" and not ONLY_HIGHEST:
         shift = tl.load(given + row_place, mask=is_row, other=0.0) - limit
-    if not LEVELS and not SOFTMAX:
+    if FORM == "exponential" or FORM == "logistic":
         shift = tl.load(offset + batch * offset_b + head * offset_h + row_query * offset_q, mask=is_row, other=0.0)
     sums = tl.zeros([ROWS], dtype=tl.float32)
     first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
@@ -80,7 +80,7 @@ def decode_split(
         page, place_there, is_there = locate(table + batch * table_b, batch, columns, is_key, pages, PAGE)
         kept = scores_kept + row_place.to(tl.int64)[:, None] * keys + columns[None, :]
         seen = is_row[:, None] & is_key[None, :]
-        if LEVELS and not ONLY_HIGHEST:
+        if FORM == "levels" and not ONLY_HIGHEST:
             scores = tl.load(kept, mask=seen, other=float("-inf"))
             seen = scores != float("-inf")
         else:
@@ -109,18 +109,18 @@ def decode_split(
             if MASKED:
                 bits = mask + batch * mask_b + (head * mask_h + row_query.to(tl.int64) * mask_q)[:, None]
                 seen = seen & (tl.load(bits + columns.to(tl.int64)[None, :] * mask_k, mask=seen, other=0) != 0)
-            if LEVELS:
+            if FORM == "levels":
                 tl.store(kept, tl.where(seen, scores, float("-inf")), mask=is_row[:, None] & is_key[None, :])
-        if ONLY_HIGHEST or SOFTMAX:
+        if ONLY_HIGHEST or FORM == "softmax":
             risen = tl.maximum(most, tl.max(tl.where(seen, scores, float("-inf")), 1))
         if not ONLY_HIGHEST:
-            if SOFTMAX:
+            if FORM == "softmax":
                 base = tl.where(risen == float("-inf"), 0.0, risen)
                 weights = tl.exp2(scores - base[:, None])
                 rescale = tl.exp2(most - base)
                 sums = sums * rescale
             else:
-                weights, _ = weigh(scores - shift[:, None], limit, step, LEVELS)
+                weights, _ = weigh(scores - shift[:, None], limit, step, FORM)
             weights = tl.where(seen, weights, 0.0)
             sums += tl.sum(weights, 1)
             codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)
@@ -142,7 +142,7 @@ def decode_split(
             further = ()
             for j in tl.static_range(PER):
                 result = results[j]
-                if SOFTMAX:
+                if FORM == "softmax":
                     result = result * rescale[:, None]
                 if BITS:
                     numbers = decode_units(codes, magic, j, BITS, False)
@@ -158,9 +158,9 @@ def decode_split(
                     result = multiply_add(weights.to(numbers.dtype), numbers, result, PRECISION)
                 further += (result,)
             results = further
-        if ONLY_HIGHEST or SOFTMAX:
+        if ONLY_HIGHEST or FORM == "softmax":
             most = risen
-    if ONLY_HIGHEST or SOFTMAX:
+    if ONLY_HIGHEST or FORM == "softmax":
         tl.store(highest + part_place, most, mask=is_row)
     if not ONLY_HIGHEST:
         tl.store(total + part_place, sums, mask=is_row)

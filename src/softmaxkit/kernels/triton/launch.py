@@ -143,17 +143,17 @@ def offsets_of(offset: Tensor | None, query: Tensor) -> Tensor:
     return offset.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
 
 
-def level_numbers(clip: float, levels: int, log_limit: float, scale: float) -> tuple[float, float, float]:
-    """Return the factor of products, the limit of distances and the step of levels that `tiles.weigh` takes."""
-    if not levels:
-        return scale * LOG2_E, log_limit * LOG2_E, 0.0
-    top = levels - 1
-    return scale * top / -clip, float(top), -clip / top * LOG2_E
+def weigh_numbers(
+    form: str, clip: float, levels: int, log_limit: float, scale: float, base: float = math.e
+) -> tuple[float, float, float]:
+    """Return the factor of products, the limit of distances and the step of levels that `tiles.weigh` takes.
 
-
-def weigh_numbers(clip: float, levels: int, log_limit: float, base: float, scale: float) -> tuple[float, float, float]:
-    """Return `level_numbers`; for softmax (a base other than 0), only the factor is used."""
-    return (scale * math.log2(base), 0.0, 0.0) if base else level_numbers(clip, levels, log_limit, scale)
+    `form` and the numbers are those of an `AttentionCall`; for softmax only the factor is used.
+    """
+    if form == "levels":
+        top = levels - 1
+        return scale * top / -clip, float(top), -clip / top * LOG2_E
+    return scale * math.log2(base), log_limit * LOG2_E, 0.0
 
 
 def check_levels(call: AttentionCall) -> None:
@@ -162,8 +162,8 @@ def check_levels(call: AttentionCall) -> None:
     Raises:
         ValueError: they are not.
     """
-    if call.exponentials:
-        level_step(call.clip, call.exponentials)
+    if call.entries:
+        level_step(call.clip, call.entries)
 
 
 def level_step(clip: float, exponentials: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from softmaxkit.kernels.rows import check_levels, check_offset, heads_of, log_li
 from softmaxkit.kernels.triton.launch import FUSED, LOG2_E, level_step, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
 from softmaxkit.kernels.triton.row_levels import levels_rows
+from softmaxkit.kernels.triton.row_logistic import logistic_rows, logistic_rows_backward
 from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
 
 LONGEST = 8192
@@ -48,6 +49,11 @@ class Rows(NamedTuple):
     def grid(self) -> tuple[int]:
         """Number of programs, each of which processes whole rows."""
         return (triton.cdiv(self.sizes[0], self.constants["ROWS"]),)
+
+    def in_tiles(self) -> Rows:
+        """Return the rows for programs that process a tile each, not whole rows."""
+        tile = {"COLUMNS": min(self.constants["COLUMNS"], WARPS * TILE), "num_warps": WARPS}
+        return self._replace(constants={**self.constants, **tile})
 
     @property
     def grid_of_tiles(self) -> tuple[int]:
@@ -126,8 +132,7 @@ def exponential(
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     offsets, head, rate, highest = _exponential_numbers(scores, offset, limit, base)
     if result.numel():
-        tile = {"COLUMNS": min(rows.constants["COLUMNS"], WARPS * TILE), "num_warps": WARPS}
-        rows = rows._replace(constants={**rows.constants, **tile})
+        rows = rows.in_tiles()
         with on_device_of(scores):
             exponential_rows[rows.grid_of_tiles](
                 *(rows.scores, rows.mask, result, offsets, *rows.sizes, *rows.strides, head, rate, highest * rate),
@@ -160,6 +165,37 @@ def exponential_backward(
     return result, sums
 
 
+def logistic(scores: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """Return the logistic function of scores plus a bias, as `softmaxkit.kernels.rows.logistic`."""
+    result, rows = empty(scores), rows_of(scores, mask, is_causal).in_tiles()
+    biases = _offsets(scores, bias, "bias")
+    if result.numel():
+        with on_device_of(scores):
+            logistic_rows[rows.grid_of_tiles](
+                *(rows.scores, rows.mask, result, biases, *rows.sizes, *rows.strides, int(bias.ndim == 1)),
+                **rows.constants,
+            )
+    return result
+
+
+def logistic_backward(
+    scores: Tensor, gradient: Tensor, bias: Tensor, mask: Tensor | None = None, is_causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of scores and its row sums, as `softmaxkit.kernels.row_gradients.logistic_backward`."""
+    given = gradient_like(gradient, scores, "scores")
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
+    sums = scores.new_zeros(scores.shape[:-1], dtype=torch.float32)
+    biases = _offsets(scores, bias, "bias")
+    if result.numel():
+        head = int(bias.ndim == 1)
+        with on_device_of(scores):
+            logistic_rows_backward[rows.grid](
+                *(rows.scores, rows.mask, given, result, sums, biases, *rows.sizes, *rows.strides, head),
+                **rows.constants,
+            )
+    return result, sums
+
+
 def levels(
     scores: Tensor,
     clip: float,
@@ -186,10 +222,15 @@ def levels(
 
 def _exponential_numbers(scores: Tensor, offset: Tensor, limit: float, base: float) -> tuple[Tensor, int, float, float]:
     """Return the offsets, their head stride, the base's binary logarithm, and the limit's logarithm to the base."""
-    check_offset(offset, heads_of(scores))
-    offsets = offset.detach().to(scores.device, torch.float32).reshape(-1).contiguous()
+    offsets = _offsets(scores, offset, "offset")
     rate = LOG2_E if base == math.e else math.log2(base)
     return offsets, int(offset.ndim == 1), rate, log_limit(limit, base)
+
+
+def _offsets(scores: Tensor, offset: Tensor, name: str) -> Tensor:
+    """Return an offset, checked, as the kernels read it: float32 on the scores' device, (1,) or (heads,)."""
+    check_offset(offset, heads_of(scores), name)
+    return offset.detach().to(scores.device, torch.float32).reshape(-1).contiguous()
 
 
 def empty(scores: Tensor) -> Tensor:

@@ -80,18 +80,22 @@ def multiply_add(left, right, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def weigh(distance, limit, step, LEVELS: tl.constexpr):
+def weigh(distance, limit, step, FORM: tl.constexpr):
     """Return weights, and where gradients pass.
 
-    Without levels, the weight is 2**distance, clamped to 2**limit, and gradients pass up to `limit`. With levels, the
-    distance is in levels above the lowest, `limit` is the highest, and `step` the binary logarithm of the ratio of
-    adjacent weights; gradients pass straight through the rounding, but not below the lowest. NaN is preserved.
+    An exponential is 2**distance, clamped to 2**limit, and gradients pass up to `limit`. The logistic function of
+    distance, in binary logarithms, is multiplied by 2**limit. With levels, the distance is in levels above the lowest,
+    `limit` is the highest, and `step` the binary logarithm of the ratio of adjacent weights; gradients pass straight
+    through the rounding, but not below the lowest. NaN is preserved.
     """
-    if LEVELS:
+    if FORM == "levels":
         passes = distance >= 0.0
         level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
         level = (level + ROUNDS) - ROUNDS
         weights = tl.exp2((level - limit) * step)
+    elif FORM == "logistic":
+        passes = distance == distance
+        weights = tl.exp2(limit) / (1.0 + tl.exp2(-distance))
     else:
         passes = distance <= limit
         weights = tl.exp2(tl.minimum(distance, limit, propagate_nan=tl.PropagateNan.ALL))
@@ -111,10 +115,19 @@ def lift_of(limit, values):
 
 
 @triton.jit
-def weigh_unseen(distance, seen, limit, step, LEVELS: tl.constexpr):
+def weigh_unseen(distance, seen, limit, step, FORM: tl.constexpr):
     """Return weights, 0 where a key is not attended to, and where gradients pass."""
-    weights, passes = weigh(distance, limit, step, LEVELS)
+    weights, passes = weigh(distance, limit, step, FORM)
     return tl.where(seen, weights, 0.0), passes & seen
+
+
+@triton.jit
+def of_distances(of_weights, weights, FORM: tl.constexpr):
+    """Return the gradient of distances divided by the weights, given that of the weights."""
+    if FORM == "logistic":
+        return of_weights * (1.0 - weights)
+    else:
+        return of_weights
 
 
 @triton.jit

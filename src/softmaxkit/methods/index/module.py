@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels.attention import MOST_LEVELS, AttentionCall
 from softmaxkit.kernels.integers import IntegerCall
 from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -29,6 +30,12 @@ class IndexModule(SoftmaxModule):
     def row_call(self, device: torch.device) -> RowCall:
         """Return the kernel of a table by levels, which exists only on CPUs."""
         return RowCall("level_table", (-float(self.spec.clip), list(self.spec.powers)))
+
+    def attention_call(self, **learned: Tensor) -> AttentionCall | None:
+        """Return attention with a table by levels; None with more of them than 8-bit products tell apart."""
+        if self.spec.levels > MOST_LEVELS:
+            return None
+        return AttentionCall.by_levels(-float(self.spec.clip), self.spec.powers)
 
     def integer_call(self, constants: Any) -> IntegerCall | None:
         """Return the kernel of the integer form."""

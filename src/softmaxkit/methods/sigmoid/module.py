@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.integers import CodeTableCall
 from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.methods.base.code_table import code_table_call
@@ -68,8 +69,12 @@ class SigmoidModule(SoftmaxModule):
         return torch.where(attended, torch.sigmoid(scores + (bias[:, None, None] if self.per_head else bias)), 0.0)
 
     def row_call(self, device: torch.device) -> RowCall:
-        """Return the kernel of the logistic function, which exists only on CPUs."""
+        """Return the kernel of the logistic function."""
         return RowCall("logistic", (self.bias,))
+
+    def attention_call(self, **learned: Tensor) -> AttentionCall:
+        """Return attention with the logistic function and no sum."""
+        return AttentionCall.by_logistic(-learned.get("bias", self.bias).float())
 
     def learned(self, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensor `bias`, if present, in the shape of the parameter."""
