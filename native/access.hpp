@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "halves.hpp"
+#include "prefetch.hpp"
 
 namespace softmaxkit {
 
@@ -33,6 +34,17 @@ struct Scores {
     }
 
     Scores operator+(int64_t keys) const { return {from + keys, with_mask ? mask + keys : mask}; }
+};
+
+// A row of numbers: 0 beyond the end.
+template <class T>
+struct Numbers : Scores<T, false> {
+    explicit Numbers(const T* from) : Scores<T, false>{from, nullptr} {}
+
+    template <class Count>
+    SOFTMAXKIT_INLINE Vector operator()(int64_t key, Count count) const {
+        return Scores<T, false>::operator()(key, count, 0.0f);
+    }
 };
 
 template <class T, class Count>
@@ -66,6 +78,14 @@ SOFTMAXKIT_INLINE void put(Streamed<T> to, const Vector& value, Count count) {
         put(to.to, value, count);
     }
 }
+
+// Prefetches the memory of `count` results, which are stored later; streamed ones need none.
+template <class T>
+SOFTMAXKIT_INLINE void expect(T* results, int64_t count) {
+    prefetch_to_store(results, count * static_cast<int64_t>(sizeof(T)));
+}
+template <class T>
+SOFTMAXKIT_INLINE void expect(Streamed<T>, int64_t) {}
 
 // Calls body(key, chain, count) for each vector of a row; count is Full except for a partial last vector. The chain is
 // a compile-time constant, so that per-chain variables stay in registers.

@@ -163,7 +163,11 @@ private:
         float highest = highest_of(part - part % chunks_, row);
         if (highest == -infinity) highest = 0.0f;  // fully masked: all weights are 0
         if (how_.rate > 0.0f) return all([&](const Vector& score) { return exp2((score - highest) * how_.rate); });
-        if (how_.table) return all([&](const Vector& score) { return how_.table->at(score - highest); });
+        if (how_.table) {
+            return how_.table->with_lookup([&](const auto& entry_of) {
+                return all([&](const Vector& score) { return entry_of(score - highest); });
+            });
+        }
         double sum = 0.0;
         with_count(how_.levels, [&](auto count) {
             sum = all([&](const Vector& score) {

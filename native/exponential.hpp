@@ -3,8 +3,7 @@
 
 #include <cmath>
 
-#include "bfloat16_rows.hpp"
-#include "reductions.hpp"
+#include "row_blocks.hpp"
 
 namespace softmaxkit {
 
@@ -20,27 +19,11 @@ struct Exponential {
 template <class To, class T, bool with_mask>
 void exponential_row(const Scores<T, with_mask>& scores, To to, int64_t keys, const Exponential& exponential) {
     const Vector highest = exponential.highest_power();
-    sweep(keys, [&](int64_t key, auto, auto count) {
-        const Vector power = (scores(key, count) - exponential.offset) * exponential.log2_base;
-        put(to + key, exp2<exp2_degree<T>>(smaller(highest, power)), count);
-    });
-}
-
-#if defined(__AVX2__)
-
-template <class To, bool with_mask>
-void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t keys, const Exponential& exponential) {
-    const Vector highest = exponential.highest_power();
-    const auto power = [&](const Vector& score) {
-        return exp2<exp2_degree<bfloat16>>(smaller(highest, (score - exponential.offset) * exponential.log2_base));
+    const auto term = [=, of = exponential](const Vector& score) __attribute__((always_inline)) {
+        return exp2<exp2_degree<T>>(smaller(highest, (score - of.offset) * of.log2_base));
     };
-    sweep_pairs(keys, [&](int64_t key, auto some) {
-        const Pairs pairs = load_pairs(scores, key, some);
-        store_pairs(to + key, round_pairs(power(even(pairs)), power(odd(pairs))), some);
-    });
+    map_row<T>(to, keys, term, scores);
 }
-
-#endif
 
 // The gradient of the scores, given the gradient g of the results p: p * g * log(base), or 0 where the limit applies.
 // Whether it applies is decided by the score, since a rounded result may reach the limit from below. Returns the sum of
@@ -48,17 +31,16 @@ void exponential_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t k
 template <class T, class Row>
 double exponential_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys,
                                 const Exponential& exponential) {
-    const Scores<T, false> g{gradient, nullptr};
     const Vector highest = exponential.highest_power();
     const float log_base = exponential.log2_base / log2e;
-    return row_sum(keys, [&](int64_t key, auto count) {
-        const Vector exponent = scores(key, count) - exponential.offset;
-        Vector result = exp2(smaller(highest, exponent * exponential.log2_base)) * g(key, count, 0.0f) * log_base;
+    const auto term = [=, of = exponential](const Vector& score, const Vector& given) __attribute__((always_inline)) {
+        const Vector exponent = score - of.offset;
+        Vector result = exp2(smaller(highest, exponent * of.log2_base)) * given * log_base;
         // The gradient is 0 for NaN, as in torch.clamp, and for masked keys even if g is infinite.
-        replace(result, !(exponent <= exponential.highest && exponent > -infinity), 0.0f);
-        put(to + key, result, count);
+        replace(result, !(exponent <= of.highest && exponent > -infinity), 0.0f);
         return result;
-    });
+    };
+    return map_and_sum_row<T>(to, keys, term, scores, Numbers<T>(gradient));
 }
 
 }  // namespace softmaxkit

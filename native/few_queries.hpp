@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "attention_shape.hpp"
+#include "prefetch.hpp"
 
 namespace softmaxkit {
 
@@ -37,15 +38,6 @@ struct Span {
     int64_t batch, key_head, first, count;
 };
 
-constexpr int64_t cache_line = 64;
 constexpr int64_t ahead = 16;  // prefetch distance in tokens
-
-// Prefetches memory for reading; `locality` is 3 for the nearest cache, 2 for the next.
-template <int locality = 3>
-void prefetch(const void* from, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += cache_line) {
-        __builtin_prefetch(static_cast<const char*>(from) + byte, 0, locality);
-    }
-}
 
 }  // namespace softmaxkit

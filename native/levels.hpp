@@ -169,6 +169,7 @@ double finite_sum(const Row& scores, int64_t keys, float maximum, const Levels& 
         for (int64_t key = begin; key < end; key += 64) {
             __m512i whole[4];
             const __m512i bytes = places_of_64<count>(scores, key, maximum, levels, whole);
+            prefetch(scores.from + key + keys, 64 * static_cast<int64_t>(sizeof *scores.from));  // of the next row
             keep(key, bytes);
             if constexpr (count == 4) {
                 odd += std::popcount(static_cast<uint64_t>(_mm512_test_epi8_mask(bytes, _mm512_set1_epi8(1))));
@@ -202,6 +203,7 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
     uint8_t* places = scratch<uint8_t>(keys + 64);
     const double sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t key, __m512i bytes) {
         _mm512_storeu_si512(places + key, bytes);
+        expect(to + key, 64);
     });
     const auto values = quotients(levels.exponentials, sum);
     int64_t key = 0;
@@ -232,7 +234,7 @@ void levels_finite_row(const Row& scores, T* to, int64_t keys, float maximum, co
         return value;
     };
     float* weights = weights_of(to, keys);
-    const double sum = weigh_row<T>(scores, weight, weights, keys);
+    const double sum = weigh_row<T>(scores, weight, weights, to, keys);
     Blocks<T>::scale_all(weights, 1.0f / static_cast<float>(sum), to, keys);
 }
 

@@ -1,8 +1,7 @@
 // The logistic function of score plus bias for each element, and its gradient.
 #pragma once
 
-#include "bfloat16_rows.hpp"
-#include "reductions.hpp"
+#include "row_blocks.hpp"
 
 namespace softmaxkit {
 
@@ -18,38 +17,24 @@ SOFTMAXKIT_INLINE Vector logistic(const Vector& score, float bias) {
 
 template <class To, class T, bool with_mask>
 void logistic_row(const Scores<T, with_mask>& scores, To to, int64_t keys, float bias) {
-    sweep(keys, [&](int64_t key, auto, auto count) {
-        put(to + key, logistic<exp2_degree<T>>(scores(key, count), bias), count);
-    });
+    const auto term = [=](const Vector& score) __attribute__((always_inline)) {
+        return logistic<exp2_degree<T>>(score, bias);
+    };
+    map_row<T>(to, keys, term, scores);
 }
-
-#if defined(__AVX2__)
-
-template <class To, bool with_mask>
-void logistic_row(const Scores<bfloat16, with_mask>& scores, To to, int64_t keys, float bias) {
-    sweep_pairs(keys, [&](int64_t key, auto some) {
-        const Pairs pairs = load_pairs(scores, key, some);
-        constexpr int degree = exp2_degree<bfloat16>;
-        store_pairs(to + key, round_pairs(logistic<degree>(even(pairs), bias), logistic<degree>(odd(pairs), bias)),
-                    some);
-    });
-}
-
-#endif
 
 // The gradient of the scores, given the gradient g of the results p: p * (1 - p) * g. Where p is 0, as it is for masked
 // keys, it is 0 even if g is infinite. p is computed again, since bfloat16 has no digits left for 1 - p. Returns the
 // sum of the gradient, which is the gradient of the bias.
 template <class T, class Row>
 double logistic_backward_row(const Row& scores, const T* gradient, T* to, int64_t keys, float bias) {
-    const Scores<T, false> g{gradient, nullptr};
-    return row_sum(keys, [&](int64_t key, auto count) {
-        const Vector probability = logistic<6>(scores(key, count), bias);
-        Vector result = probability * (1.0f - probability) * g(key, count, 0.0f);
+    const auto term = [=](const Vector& score, const Vector& given) __attribute__((always_inline)) {
+        const Vector probability = logistic<6>(score, bias);
+        Vector result = probability * (1.0f - probability) * given;
         replace(result, probability == 0.0f, 0.0f);
-        put(to + key, result, count);
         return result;
-    });
+    };
+    return map_and_sum_row<T>(to, keys, term, scores, Numbers<T>(gradient));
 }
 
 }  // namespace softmaxkit

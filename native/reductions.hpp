@@ -32,18 +32,6 @@ SOFTMAXKIT_INLINE double row_sum(int64_t keys, const Term& term) {
     return sum;
 }
 
-// The mean of a gradient g, weighted by a row's probabilities p: the sum of p * g, in which an infinite g of a key
-// without probability does not count.
-template <class T>
-float mean_gradient(const Scores<T, false>& p, const Scores<T, false>& g, int64_t keys) {
-    return static_cast<float>(row_sum(keys, [&](int64_t key, auto count) {
-        const Vector probability = p(key, count, 0.0f);
-        Vector product = probability * g(key, count, 0.0f);
-        replace(product, probability == 0.0f, 0.0f);
-        return product;
-    }));
-}
-
 inline float largest(const Chains& highest) {
     return stdx::hmax(larger(larger(highest[0], highest[1]), larger(highest[2], highest[3])));
 }

@@ -2,6 +2,8 @@
 // bfloat16_rows.hpp has pairs.
 #pragma once
 
+#include <cmath>
+
 #include "bfloat16_rows.hpp"
 #include "reductions.hpp"
 
@@ -79,15 +81,113 @@ struct Blocks<bfloat16> {
 
 #endif
 
-// Writes the weights of a row, as `Blocks<T>::weigh`, and returns their sum.
-template <class T, class Row, class Weight>
-SOFTMAXKIT_INLINE double weigh_row(const Row& scores, const Weight& weight, float* to, int64_t keys) {
+// Computes term(elements...) for keys `begin` to `end` of rows of T, a vector of each row at a time, and calls
+// take(key, chain, terms, count). Of bfloat16, where bfloat16_rows.hpp has pairs, the terms are two vectors: those of the
+// even elements and of the odd ones.
+template <class T, class Term, class Take, class... Rows>
+SOFTMAXKIT_INLINE void compute(int64_t begin, int64_t end, const Term& term, const Take& take, const Rows&... rows) {
+    int64_t key = begin;
+#if defined(__AVX2__)
+    if constexpr (std::is_same_v<T, bfloat16>) {
+        const auto both = [&](const auto&... pairs) __attribute__((always_inline)) {
+            const std::array<Vector, 2> terms{term(even(pairs)...), term(odd(pairs)...)};
+            take(key, std::integral_constant<int, 0>{}, terms, Full{});
+        };
+        for (; key + pairs_width <= end; key += pairs_width) both(load_pairs(rows, key, all_pairs())...);
+        if (key == end) return;
+    }
+#endif
+    sweep(end - key, [&](int64_t at, auto chain, auto count) {
+        take(key + at, chain, term(rows(key + at, count)...), count);
+    });
+}
+
+// Computes terms as `compute`, calls take(key, terms, count), and returns their sum.
+template <class T, class Term, class Take, class... Rows>
+SOFTMAXKIT_INLINE double sum_terms(int64_t keys, const Term& term, const Take& take, const Rows&... rows) {
+    double sum = 0.0;
+    for (int64_t begin = 0; begin < keys; begin += summed_together) {
+        Chains sums = all_chains(0.0f);
+        const auto add = [&](int64_t key, auto chain, const auto& terms, auto count) __attribute__((always_inline)) {
+            take(key, terms, count);
+            if constexpr (std::is_same_v<std::decay_t<decltype(terms)>, Vector>) {
+                sums[chain] += terms;
+            } else {
+                for (int half = 0; half < 2; ++half) sums[half] += terms[half];
+            }
+        };
+        compute<T>(begin, std::min(begin + summed_together, keys), term, add, rows...);
+        sum += total(sums);
+    }
+    return sum;
+}
+
+// Writes the terms of `compute`.
+template <class To, class Count>
+SOFTMAXKIT_INLINE void put_terms(To to, const Vector& term, Count count) {
+    put(to, term, count);
+}
+#if defined(__AVX2__)
+template <class To>
+SOFTMAXKIT_INLINE void put_terms(To to, const std::array<Vector, 2>& terms, Full) {
+    store_pairs(to, round_pairs(terms[0], terms[1]), all_pairs());
+}
+#endif
+
+// Writes term(elements...) for the keys of rows of T.
+template <class T, class To, class Term, class... Rows>
+SOFTMAXKIT_INLINE void map_row(To to, int64_t keys, const Term& term, const Rows&... rows) {
+    const auto write = [to](int64_t key, auto, const auto& terms, auto count) __attribute__((always_inline)) {
+        constexpr int64_t further = 2048 / sizeof(T);
+        expect(to + key + further, sizeof(terms) / sizeof(float));
+        put_terms(to + key, terms, count);
+    };
+    compute<T>(0, keys, term, write, rows...);
+}
+
+// Does the same, and returns the sum of the terms before they are rounded.
+template <class T, class Term, class... Rows>
+SOFTMAXKIT_INLINE double map_and_sum_row(T* to, int64_t keys, const Term& term, const Rows&... rows) {
+    const auto write = [to](int64_t key, const auto& terms, auto count) __attribute__((always_inline)) {
+        put_terms(to + key, terms, count);
+    };
+    return sum_terms<T>(keys, term, write, rows...);
+}
+
+// The mean of a gradient g, weighted by a row's probabilities p: the sum of p * g, in which an infinite g of a key
+// without probability does not count. Prefetches the memory of the row's results, and the next row, if that is short.
+template <class T>
+float mean_gradient(const Numbers<T>& p, const Numbers<T>& g, T* to, int64_t keys) {
+    constexpr int64_t longest = 4096 / sizeof(T);  // both rows and the results have to fit the first-level cache
+    const int64_t further = keys <= longest ? keys : 0;
+    const auto ahead = [=](int64_t key, const auto& terms, auto) __attribute__((always_inline)) {
+        constexpr int64_t count = sizeof(terms) / sizeof(float), bytes = count * sizeof(T);
+        prefetch(p.from + key + further, bytes);
+        prefetch(g.from + key + further, bytes);
+        expect(to + key, count);
+    };
+    const auto product = [](const Vector& p, const Vector& g) __attribute__((always_inline)) { return p * g; };
+    double mean = sum_terms<T>(keys, product, ahead, p, g);
+    if (!std::isfinite(mean)) {
+        mean = row_sum(keys, [&](int64_t key, auto count) {
+            const Vector probability = p(key, count);
+            Vector term = probability * g(key, count);
+            replace(term, probability == 0.0f, 0.0f);
+            return term;
+        });
+    }
+    return static_cast<float>(mean);
+}
+
+// Writes the weights of a row, as `Blocks<T>::weigh`, and returns their sum. Prefetches the memory of its results.
+template <class T, class Row, class Weight, class Results>
+SOFTMAXKIT_INLINE double weigh_row(const Row& scores, const Weight& weight, float* to, Results results, int64_t keys) {
     using Of = Blocks<T>;
     double sum = 0.0;
     for (int64_t begin = 0; begin < keys; begin += summed_together) {
         const int64_t some = std::min(summed_together, keys - begin);
-        sum += Of::total(Of::weigh(scores + begin, weight, to + begin, some, Of::zero(), summed_together,
-                                   [](auto, auto) {}));
+        const auto also = [results = results + begin](int64_t key, auto) { expect(results + key, width); };
+        sum += Of::total(Of::weigh(scores + begin, weight, to + begin, some, Of::zero(), summed_together, also));
     }
     return sum;
 }

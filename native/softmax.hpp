@@ -50,14 +50,16 @@ public:
             }
             const float less = finite(row_maximum(scores, keys));
             const int64_t further = std::max<int64_t>(keys, 1024);  // in the next row, or in a later one
-            const float sum =
-                Of::total(Of::weigh(scores, exponential(less), values, keys, Of::zero(), further, nothing));
+            const auto also = expected(in_place ? to + further : to);
+            const float sum = Of::total(Of::weigh(scores, exponential(less), values, keys, Of::zero(), further, also));
             if (is_valid(sum, scores, to, keys)) Of::scale_all(values, 1.0f / sum, to, keys);
             return;
         }
         Exponentials<T> row = memory(0, keys);
         if constexpr (in_place) row.values = to;
-        for (int64_t begin = 0; begin < keys; begin += block) add(scores, row, begin, begin);
+        for (int64_t begin = 0; begin < keys; begin += block) {
+            add(scores, row, begin, begin, expected(to + begin + (in_place ? block : 0)));
+        }
         if (is_valid(row.sum, scores, to, keys)) divide(row, to, 0, keys);
     }
 
@@ -68,7 +70,7 @@ public:
         for (; begin < keys; begin += block) {
             const int64_t common = std::min({block, keys - begin, std::max<int64_t>(held_.keys - begin, 0)});
             const int64_t both = begin + common / vectors * vectors;
-            add(scores, row, begin, both);
+            add(scores, row, begin, both, nothing);
             divide(held_, held_to_, both, std::min(begin + block, held_.keys));
         }
         divide(held_, held_to_, begin, held_.keys);
@@ -88,6 +90,11 @@ private:
     static constexpr int64_t block = Exponentials<T>::block;
     static constexpr int64_t vectors = chains * width;
     static constexpr auto nothing = [](auto, auto) {};
+
+    // Prefetches memory of results while exponentials are computed.
+    static auto expected(T* results) {
+        return [results](int64_t key, auto) { expect(results + key, width); };
+    }
 
     auto exponential(float less) const {
         return [less, rate = log2_base_](const Vector& score, auto) __attribute__((always_inline)) {
@@ -110,9 +117,11 @@ private:
         return {values_ + which * values, maxima_ + which * maxima, keys};
     }
 
-    // Computes the exponentials of the block at `begin`. From there up to `both`, also divides those of the row held.
-    template <class Row>
-    [[gnu::always_inline]] void add(const Row& scores, Exponentials<T>& row, int64_t begin, int64_t both) {
+    // Computes the exponentials of the block at `begin`. From there up to `both`, also divides those of the row held;
+    // from there on, calls also(key, count).
+    template <class Row, class Also>
+    [[gnu::always_inline]] void add(const Row& scores, Exponentials<T>& row, int64_t begin, int64_t both,
+                                    const Also& also) {
         const int64_t end = std::min(begin + block, row.keys);
         const float largest = row_maximum(scores + begin, end - begin);
         if (largest > row.maximum) {
@@ -131,7 +140,7 @@ private:
             sums = Of::weigh(scores + begin, exponential(less), row.values + begin, both - begin, sums, further,
                              divide_held);
         }
-        sums = Of::weigh(scores + both, exponential(less), row.values + both, end - both, sums, block, nothing);
+        sums = Of::weigh(scores + both, exponential(less), row.values + both, end - both, sums, block, also);
         row.sum += Of::total(sums);
     }
 
@@ -166,14 +175,14 @@ private:
 // p is 0, whatever g is.
 template <class T>
 void softmax_backward_row(const T* probabilities, const T* gradient, T* to, int64_t keys, float log_base) {
-    const Scores<T, false> p{probabilities, nullptr}, g{gradient, nullptr};
-    const float mean = mean_gradient(p, g, keys);
-    sweep(keys, [&](int64_t key, auto, auto count) {
-        const Vector probability = p(key, count);
-        Vector result = probability * (g(key, count) - mean) * log_base;
+    const Numbers<T> p(probabilities), g(gradient);
+    const float mean = mean_gradient(p, g, to, keys);
+    const auto term = [=](const Vector& probability, const Vector& given) __attribute__((always_inline)) {
+        Vector result = probability * (given - mean) * log_base;
         replace(result, probability == 0.0f, 0.0f);
-        put(to + key, result, count);
-    });
+        return result;
+    };
+    map_row<T>(to, keys, term, p, g);
 }
 
 }  // namespace softmaxkit
