@@ -81,11 +81,11 @@ SOFTMAXKIT_INLINE void put(Streamed<T> to, const Vector& value, Count count) {
 
 // Prefetches the memory of `count` results, which are stored later; streamed ones need none.
 template <class T>
-SOFTMAXKIT_INLINE void expect(T* results, int64_t count) {
+SOFTMAXKIT_INLINE void prefetch_results(T* results, int64_t count) {
     prefetch_to_store(results, count * static_cast<int64_t>(sizeof(T)));
 }
 template <class T>
-SOFTMAXKIT_INLINE void expect(Streamed<T>, int64_t) {}
+SOFTMAXKIT_INLINE void prefetch_results(Streamed<T>, int64_t) {}
 
 // Calls body(key, chain, count) for each vector of a row; count is Full except for a partial last vector. The chain is
 // a compile-time constant, so that per-chain variables stay in registers.

@@ -31,11 +31,11 @@ const Registration registration([](nanobind::module_& m) {
                            query, key, value, result, mask, masked, causal};
         });
     nanobind::class_<Weights>(m, "AttentionWeights")
-        .def("__init__", [](Weights* self, int resolutions, int planes, uintptr_t tables, uintptr_t steps,
-                            uintptr_t anchors, int anchor_count, uintptr_t offsets, double limit, double one) {
-            new (self) Weights{resolutions, planes, reinterpret_cast<const uint8_t*>(tables),
+        .def("__init__", [](Weights* self, int sets, int resolutions, int planes, uintptr_t tables, uintptr_t steps,
+                            uintptr_t anchors, uintptr_t offsets, double limit, double one) {
+            new (self) Weights{sets, resolutions, planes, reinterpret_cast<const uint8_t*>(tables),
                              reinterpret_cast<const double*>(steps), reinterpret_cast<const double*>(anchors),
-                             anchor_count, reinterpret_cast<const float*>(offsets), limit, one};
+                             reinterpret_cast<const float*>(offsets), limit, one};
         });
     nanobind::class_<Precision>(m, "Precision")
         .def_ro("finite", &Precision::finite)

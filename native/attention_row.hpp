@@ -12,7 +12,7 @@ struct Row {
     double unit = 0, zero = 0;  // score = unit * (16-bit score - middle) + zero
     double factor = 0;          // scales the result if weights are not normalised
     Words anchor = {}, multiplier = {};
-    int table = 0;              // of the row's anchor and resolution
+    int table = 0;              // of the row's set and resolution
     int64_t seen = 0;           // number of keys that causality lets the query attend to; 0 for a fully masked row
     const uint8_t* mask = nullptr;
 
@@ -21,19 +21,19 @@ struct Row {
         if (highest == 0) seen = 0;  // fully masked
         anchor = Words{} + highest;
         if (weights.normalised()) {
-            set_step(weights, 0);
+            set_step(weights, weights.set_of_head(head));
             return;
         }
         const double offset = weights.offsets[head];
-        const int of_anchor = weights.logistic() ? weights.anchor_for(score_at(highest) - offset) : 0;
-        const double step = set_step(weights, of_anchor);
+        const int set = weights.logistic() ? weights.set_of_score(score_at(highest) - offset) : 0;
+        const double step = set_step(weights, set);
         // Half a step more, so that distances are rounded rather than truncated.
         const double half = unit > 0 ? step / 2 / unit : 0.0;
         double place = highest;  // 16-bit position of the anchor
         if (!weights.logistic() && unit > 0) {
             place = std::clamp(place_of(weights.limit + offset), 0.0, place);
-        } else if (of_anchor > 0) {  // below the first anchor the function is an exponential, whose table fits anywhere
-            const double exact = place_of(weights.anchors[of_anchor] + offset);
+        } else if (set > 0) {  // below the first anchor the function is an exponential, whose table fits anywhere
+            const double exact = place_of(weights.anchors[set] + offset);
             if (exact + half <= most) place = std::max(exact, 0.0);  // else all scores are nearly equal
         }
         const double value = score_at(place) - offset;
@@ -49,10 +49,10 @@ private:
     // The position of a score; infinite or NaN if all positions have the same score.
     double place_of(double score) const { return (score - zero) / unit + static_cast<double>(middle); }
 
-    // Takes the finest resolution of an anchor whose step is no finer than the unit, and returns the step.
-    double set_step(const Weights& weights, int of_anchor) {
-        double step = weights.steps[of_anchor];
-        table = of_anchor * weights.resolutions;
+    // Takes the finest resolution of a set whose step is no finer than the unit, and returns the step.
+    double set_step(const Weights& weights, int set) {
+        double step = weights.steps[set];
+        table = set * weights.resolutions;
         for (int more = 1; unit > step && more < weights.resolutions; ++more, ++table) step *= 2;
         multiplier = Words{} + word(65536.0 * unit / step);
         return step;

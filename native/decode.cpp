@@ -75,14 +75,17 @@ bool decode_codes(const Shape& shape, const Normalisation& how, double scale, ui
 const Registration registration([](nanobind::module_& m) {
     const auto without_gil = nanobind::call_guard<nanobind::gil_scoped_release>();
     nanobind::class_<Normalisation>(m, "Normalisation")
-        .def("__init__", [](Normalisation* self, float clip, const std::vector<float>& levels, uintptr_t offsets,
-                            float limit, bool logistic, float rate) {
+        .def("__init__", [](Normalisation* self, const std::vector<float>& clips,
+                            const std::vector<std::vector<float>>& levels, uintptr_t offsets, float limit,
+                            bool logistic, float rate) {
             new (self) Normalisation{.offsets = reinterpret_cast<const float*>(offsets), .limit = limit,
                                      .logistic = logistic, .rate = rate};
-            if (Levels::are_few(levels.size())) {
-                self->levels = Levels(clip, levels);
-            } else if (!levels.empty()) {
-                self->table.emplace(clip, levels);
+            for (size_t set = 0; set < levels.size(); ++set) {
+                if (Levels::are_few(levels[set].size())) {
+                    self->few.emplace_back(clips[set], levels[set]);
+                } else {
+                    self->tables.emplace_back(clips[set], levels[set]);
+                }
             }
         });
     for_all_types([&]<class T>(T, const std::string& type) {

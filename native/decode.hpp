@@ -5,7 +5,7 @@
 
 #include <atomic>
 #include <cmath>
-#include <optional>
+#include <vector>
 
 #include "exponential.hpp"
 #include "few_queries.hpp"
@@ -17,17 +17,18 @@
 
 namespace softmaxkit {
 
-// How scores become weights: by levels, of which a few or many have kernels of their own; by softmax; or, where there
-// are offsets, as exp(min(score - offset, limit)) or the logistic function of score - offset.
+// How scores become weights: by levels, a few or a table of many, one set for all heads or one for each; by softmax; or
+// where there are offsets, as exp(min(score - offset, limit)) or the logistic function of score - offset.
 struct Normalisation {
-    Levels levels{};
-    std::optional<LevelTable> table{};
+    std::vector<Levels> few{};
+    std::vector<LevelTable> tables{};
     const float* offsets = nullptr;  // per head
     float limit = 0.0f;              // upper bound of score - offset
     bool logistic = false;
     float rate = 0.0f;               // of softmax: binary logarithm of its base; or 0
 
     bool is_relative() const { return offsets == nullptr; }  // to the maximum, and divided by the sum
+    static const auto& of_head(const auto& sets, int64_t head) { return sets[sets.size() > 1 ? head : 0]; }
 };
 
 // `Keys` computes the scores of a span, `Values` adds up values times weights: PlainKeys and PlainValues, or CodedKeys
@@ -142,6 +143,7 @@ private:
     // Replaces a row's scores in a part by weights and returns their sum.
     double weigh(const Span& at, int64_t part, int64_t row) {
         float* weights = scores(part, row);
+        const int64_t query_head = queries_.head_of(at.key_head, row);
         const auto all = [&](auto&& weight) {
             Vector sum = 0.0f;
             for (int64_t key = 0; key < at.count; key += width) {
@@ -154,7 +156,7 @@ private:
             return static_cast<double>(stdx::reduce(sum));
         };
         if (!how_.is_relative()) {
-            const float offset = how_.offsets[queries_.head_of(at.key_head, row)];
+            const float offset = how_.offsets[query_head];
             if (how_.logistic) return all([&](const Vector& score) { return logistic<6>(score, -offset); });
             const Exponential of{offset, how_.limit, log2e};
             const Vector highest = of.highest_power();
@@ -163,15 +165,16 @@ private:
         float highest = highest_of(part - part % chunks_, row);
         if (highest == -infinity) highest = 0.0f;  // fully masked: all weights are 0
         if (how_.rate > 0.0f) return all([&](const Vector& score) { return exp2((score - highest) * how_.rate); });
-        if (how_.table) {
-            return how_.table->with_lookup([&](const auto& entry_of) {
+        if (!how_.tables.empty()) {
+            return how_.of_head(how_.tables, query_head).with_lookup([&](const auto& entry_of) {
                 return all([&](const Vector& score) { return entry_of(score - highest); });
             });
         }
+        const Levels& levels = how_.of_head(how_.few, query_head);
         double sum = 0.0;
-        with_count(how_.levels, [&](auto count) {
+        with_count(levels, [&](auto count) {
             sum = all([&](const Vector& score) {
-                return pick<count>(place_of<count>(score - highest, how_.levels), how_.levels.exponentials);
+                return pick<count>(place_of<count>(score - highest, levels), levels.exponentials);
             });
         });
         return sum;

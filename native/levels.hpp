@@ -10,13 +10,12 @@
 namespace softmaxkit {
 
 struct Levels {
-    int count = 0;
-    float per_step = 0.0f;  // reciprocal of the distance between two levels
+    int count;
+    float per_step;  // reciprocal of the distance between two levels
     std::array<float, 16> exponentials{};
 
     static bool are_few(size_t number) { return number == 4 || number == 8 || number == 16; }
 
-    Levels() = default;
     Levels(float clip, const std::vector<float>& exponentials_of)
         : count(static_cast<int>(exponentials_of.size())), per_step(static_cast<float>(1 - count) / clip) {
         std::copy(exponentials_of.begin(), exponentials_of.end(), exponentials.begin());
@@ -203,7 +202,7 @@ void levels_finite_row(const Row& scores, To to, int64_t keys, float maximum, co
     uint8_t* places = scratch<uint8_t>(keys + 64);
     const double sum = finite_sum<count>(scores, keys, maximum, levels, [&](int64_t key, __m512i bytes) {
         _mm512_storeu_si512(places + key, bytes);
-        expect(to + key, 64);
+        prefetch_results(to + key, 64);
     });
     const auto values = quotients(levels.exponentials, sum);
     int64_t key = 0;

@@ -82,8 +82,8 @@ struct Blocks<bfloat16> {
 #endif
 
 // Computes term(elements...) for keys `begin` to `end` of rows of T, a vector of each row at a time, and calls
-// take(key, chain, terms, count). Of bfloat16, where bfloat16_rows.hpp has pairs, the terms are two vectors: those of the
-// even elements and of the odd ones.
+// take(key, chain, terms, count). Of bfloat16, where bfloat16_rows.hpp has pairs, the terms are two vectors: those of
+// the even elements and of the odd ones.
 template <class T, class Term, class Take, class... Rows>
 SOFTMAXKIT_INLINE void compute(int64_t begin, int64_t end, const Term& term, const Take& take, const Rows&... rows) {
     int64_t key = begin;
@@ -139,7 +139,7 @@ template <class T, class To, class Term, class... Rows>
 SOFTMAXKIT_INLINE void map_row(To to, int64_t keys, const Term& term, const Rows&... rows) {
     const auto write = [to](int64_t key, auto, const auto& terms, auto count) __attribute__((always_inline)) {
         constexpr int64_t further = 2048 / sizeof(T);
-        expect(to + key + further, sizeof(terms) / sizeof(float));
+        prefetch_results(to + key + further, sizeof(terms) / sizeof(float));
         put_terms(to + key, terms, count);
     };
     compute<T>(0, keys, term, write, rows...);
@@ -164,7 +164,7 @@ float mean_gradient(const Numbers<T>& p, const Numbers<T>& g, T* to, int64_t key
         constexpr int64_t count = sizeof(terms) / sizeof(float), bytes = count * sizeof(T);
         prefetch(p.from + key + further, bytes);
         prefetch(g.from + key + further, bytes);
-        expect(to + key, count);
+        prefetch_results(to + key, count);
     };
     const auto product = [](const Vector& p, const Vector& g) __attribute__((always_inline)) { return p * g; };
     double mean = sum_terms<T>(keys, product, ahead, p, g);
@@ -186,7 +186,7 @@ SOFTMAXKIT_INLINE double weigh_row(const Row& scores, const Weight& weight, floa
     double sum = 0.0;
     for (int64_t begin = 0; begin < keys; begin += summed_together) {
         const int64_t some = std::min(summed_together, keys - begin);
-        const auto also = [results = results + begin](int64_t key, auto) { expect(results + key, width); };
+        const auto also = [results = results + begin](int64_t key, auto) { prefetch_results(results + key, width); };
         sum += Of::total(Of::weigh(scores + begin, weight, to + begin, some, Of::zero(), summed_together, also));
     }
     return sum;

@@ -50,7 +50,7 @@ public:
             }
             const float less = finite(row_maximum(scores, keys));
             const int64_t further = std::max<int64_t>(keys, 1024);  // in the next row, or in a later one
-            const auto also = expected(in_place ? to + further : to);
+            const auto also = prefetching(in_place ? to + further : to);
             const float sum = Of::total(Of::weigh(scores, exponential(less), values, keys, Of::zero(), further, also));
             if (is_valid(sum, scores, to, keys)) Of::scale_all(values, 1.0f / sum, to, keys);
             return;
@@ -58,7 +58,7 @@ public:
         Exponentials<T> row = memory(0, keys);
         if constexpr (in_place) row.values = to;
         for (int64_t begin = 0; begin < keys; begin += block) {
-            add(scores, row, begin, begin, expected(to + begin + (in_place ? block : 0)));
+            add(scores, row, begin, begin, prefetching(to + begin + (in_place ? block : 0)));
         }
         if (is_valid(row.sum, scores, to, keys)) divide(row, to, 0, keys);
     }
@@ -92,8 +92,8 @@ private:
     static constexpr auto nothing = [](auto, auto) {};
 
     // Prefetches memory of results while exponentials are computed.
-    static auto expected(T* results) {
-        return [results](int64_t key, auto) { expect(results + key, width); };
+    static auto prefetching(T* results) {
+        return [results](int64_t key, auto) { prefetch_results(results + key, width); };
     }
 
     auto exponential(float less) const {

@@ -26,6 +26,9 @@ if backends.native() is None:
 
 CALLS = {
     "levels": AttentionCall.by_levels(-5.0, Exaq(bits=2).exponentials(-5.0)),
+    "levels of heads": AttentionCall.by_levels_of_heads(
+        [-5.0, -2.0], [Exaq().exponentials(clip) for clip in (-5.0, -2.0)]
+    ),
     "a table of levels": AttentionCall.by_levels(-6.6, Index().powers),
     "exponentials": AttentionCall.by_exponential(torch.tensor([0.5, 1.0]), 0.7),
     "logistic functions": AttentionCall.by_logistic(torch.tensor([3.0, 4.0])),
@@ -36,6 +39,7 @@ METHODS: dict[str, Any] = {
     "index": (Index(), {}),
     "sigmoid": (Sigmoid(), {"bias": -3.0}),
 }
+OF_HEADS: dict[str, Any] = {"exaq": (Exaq(bits=3, share="head"), {"clip": [-5.0, -3.0]})}
 MANY, FEW = 40, 3
 
 
@@ -46,7 +50,8 @@ def tensors(queries: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 
 def arguments(call: AttentionCall, *operands: Tensor, mask: Tensor | None = None) -> tuple[Any, ...]:
-    numbers = call.form, call.clip, list(call.entries), call.offset, call.limit, call.base
+    entries = [entry for of_head in call.entries for entry in of_head]
+    numbers = call.form, list(call.clips), entries, call.offset, call.limit, call.base
     return (*operands, mask, mask is None, 0.25, *numbers)
 
 
@@ -67,12 +72,12 @@ def test_it_passes_opcheck(queries: int, call: AttentionCall, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("queries", [MANY, FEW])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS.values(), *OF_HEADS.values()], ids=str)
 @pytest.mark.parametrize("bad", [None, math.nan, math.inf, "coarse"])
-def test_numbers_that_kernels_refuse_reach_torch_inside_the_operator(queries: int, method: str, bad: Any) -> None:
+def test_numbers_that_kernels_refuse_reach_torch_inside_the_operator(queries: int, method: Any, bad: Any) -> None:
     """Also in a compiled function, whose graph is traced without numbers."""
-    spec, numbers = METHODS[method]
-    module, operands = spec.module(**numbers), tensors(queries)
+    spec, numbers = method
+    module, operands = spec.module(heads=2, **numbers), tensors(queries)
     compiled = torch.compile(
         lambda *given: softmaxkit.attention(*given, spec, enable_gqa=True, **numbers), backend="eager"
     )

@@ -23,6 +23,7 @@ METHODS: list[tuple[Spec, dict[str, Any]]] = [
     (Exact(), {}),
     (Softermax(), {}),
     (Index(), {}),
+    (Exaq(share="head"), {"clip": [-5.0, -4.0, -9.0, -3.0, -6.0, -2.0]}),
     (Sigmoid(), {"bias": -2.0}),
 ]
 LENGTHS = [50, 0, 1, 16, 1100, 33]

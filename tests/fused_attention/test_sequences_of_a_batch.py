@@ -20,6 +20,7 @@ if backends.native() is None:
 METHODS: dict[str, tuple[Spec, dict[str, Any]]] = {
     "exaq": (Exaq(bits=3), {"clip": -5.0}),
     "consmax": (ConSmax(), {"beta": [0.5, 1.0, 0.0, 0.2], "gamma": 9.0}),
+    "exaq of heads": (Exaq(bits=3, share="head"), {"clip": [-5.0, -9.0, -3.0, -4.0]}),
     "index": (Index(), {}),
     "sigmoid": (Sigmoid(), {"bias": [-3.0, -4.0, -5.0, -3.5]}),
 }

@@ -25,7 +25,7 @@ TWO_BYTES = {"clip": -9.0}
 
 
 def call_of(spec: Any, parameters: dict[str, Any]) -> AttentionCall:
-    heads = next((x.numel() for x in parameters.values() if isinstance(x, torch.Tensor)), None)
+    heads = next((len(x) for x in parameters.values() if not isinstance(x, float)), None)
     call: AttentionCall = spec.module(heads=heads, **parameters).attention_call()
     return call
 
@@ -60,7 +60,9 @@ def test_instruction_sets_give_equal_numbers_near_float64(
     attended = torch.ones(queries, keys, dtype=torch.bool).tril() if options.get("is_causal") else options.get("mask")
     few = shape[1] // operands[1].shape[1] * queries <= FEW
     saturated = {"bias": torch.linspace(-9.0, 9.0, shape[1])}
-    for spec, parameters in [*methods(operands), (Exaq(), TWO_BYTES), (Sigmoid(), saturated)]:
+    clips = {"clip": torch.linspace(-3.0, -9.0, shape[1]).tolist()}
+    more = [(Exaq(), TWO_BYTES), (Sigmoid(), saturated), (Exaq(bits=4, share="head"), clips)]
+    for spec, parameters in [*methods(operands), *more]:
         results = []
         for module in modules():
             monkeypatch.setattr(launch, "native", lambda module=module: module)
@@ -99,19 +101,24 @@ def test_consmax_keeps_the_small_probabilities(spread: float) -> None:
 
 @needs_kernels
 def test_weights_are_right_on_average() -> None:
-    for table, step in ((weights.level_weights(CLIP, LEVELS), -CLIP / 3), (weights.exponential_weights(), None)):
+    for table, step in ((weights.level_weights((CLIP,), (LEVELS,)), -CLIP / 3), (weights.exponential_weights(), None)):
         mean = table.tables[0, 0].astype(float).mean(axis=1)
         distances = table.steps[0] * torch.arange(weights.CODES).double().numpy()
         levels = distances if step is None else ((distances + table.steps[0] / 2) / step).round().clip(max=3) * step
-        exact = table.one * torch.tensor(-levels).exp().numpy()
+        exact = table.tables.max() * torch.tensor(-levels).exp().numpy()
         assert table.tables.shape[2] == 1
         if step is None:
             assert mean[0, -1] == 0  # stands for every larger distance
             mean, exact = mean[:, :-1], exact[:-1]
         assert abs(mean[0] - exact).max() <= 1 / weights.VARIANTS
     # A byte is too coarse for exp(-9).
-    assert weights.level_weights(-9.0, tuple(Exaq(bits=2).exponentials(-9.0))).tables.shape[2] == 2
-    assert weights.level_weights(-6.6, Index().powers).tables.shape[2] == 2
+    wide = tuple(Exaq(bits=2).exponentials(-9.0))
+    assert weights.level_weights((-9.0,), (wide,)).tables.shape[2] == 2
+    assert weights.level_weights((-6.6,), (Index().powers,)).tables.shape[2] == 2
+    # All heads have as many bytes.
+    both = weights.level_weights((CLIP, -9.0), (LEVELS, wide)).tables
+    assert both.shape[:3] == (2, weights.RESOLUTIONS, 2)
+    assert (both[1] == weights.level_weights((-9.0,), (wide,)).tables[0]).all()
 
 
 @needs_kernels
@@ -160,13 +167,18 @@ def test_invalid_calls_are_rejected() -> None:
         AttentionCall.by_levels(-1.0, [1.0])
     with pytest.raises(ValueError, match="positive and finite"):
         AttentionCall.by_exponential(torch.tensor(0.0), math.inf)
+    with pytest.raises(ValueError, match="as many levels for each of 2 clips, got \\[4, 16\\]"):
+        AttentionCall.by_levels_of_heads([-1.0, -2.0], [LEVELS, Index(bits=4).powers])
+    for queries in (1, 40):
+        with pytest.raises(ValueError, match="one clip, or one for each of 2 heads, got 3"):
+            fused.attend(*inputs(1, 2, queries, 64), AttentionCall.by_levels_of_heads([-1.0] * 3, [LEVELS] * 3))
     with pytest.raises(ValueError, match=r"offset must be \(2,\) or a scalar, got \(3,\)"):
         fused.attend(*inputs(1, 2, 40, 64), AttentionCall.by_exponential(torch.zeros(3), 1.0))
 
 
 @needs_kernels
 def test_a_wrong_weight_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    operands, right = inputs(1, 2, 40, 64), weights.level_weights(CLIP, LEVELS)
+    operands, right = inputs(1, 2, 40, 64), weights.level_weights((CLIP,), (LEVELS,))
     call = AttentionCall.by_levels(CLIP, LEVELS)
     result = fused.attend(*operands, call)
     tables = right.tables.copy()

@@ -46,7 +46,8 @@ def attend_natively(
         RuntimeError, TypeError, ValueError: as `attend`.
     """
     if isinstance(key, Tensor) and isinstance(value, Tensor) and lengths is None:
-        numbers = call.form, call.clip, call.entries, call.offset, call.limit, call.base
+        entries = [entry for of_head in call.entries for entry in of_head]
+        numbers = call.form, call.clips, entries, call.offset, call.limit, call.base
         result: Tensor = native_attention(query, key, value, mask, is_causal, scale, *numbers, bias)
         return result
     return _attend_untraced(query, key, value, call, mask, is_causal, scale, lengths)
@@ -92,15 +93,20 @@ def native_attention(
     is_causal: bool,
     scale: float,
     form: str,
-    clip: float,
+    clips: list[float],
     entries: list[float],
     offset: Tensor | None,
     limit: float,
     base: float,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable."""
-    call = AttentionCall(cast(Form, form), clip, tuple(entries), offset, limit, base)
+    """Attention as `attend_natively`, with the numbers of an `AttentionCall`; contiguous, not differentiable.
+
+    The entries of heads follow each other.
+    """
+    levels = len(entries) // len(clips) if clips else 1
+    of_heads = tuple(tuple(entries[first : first + levels]) for first in range(0, len(entries), levels))
+    call = AttentionCall(cast(Form, form), tuple(clips), of_heads, offset, limit, base)
     if bias is not None and is_bias(bias):
         return _attend_by_torch(query, key, value, call, mask, is_causal, scale, bias)
     key, value, mask = _without_hidden_tail(key, value, mask)
@@ -139,8 +145,9 @@ def _attend_by_torch(
     if call.form == "softmax":
         return scaled_dot_product(call.base, *given).contiguous()
     if call.form == "levels":
-        kernel = "levels" if are_few_levels(call.entries) else "level_table"
-        rows = RowCall(kernel, (call.clip, list(call.entries)))
+        kernel = "levels" if all(map(are_few_levels, call.entries)) else "level_table"
+        heads = tuple(RowCall(kernel, (clip, list(x))) for clip, x in zip(call.clips, call.entries, strict=True))
+        rows = heads[0] if len(heads) == 1 else RowCall(kernel, heads=heads)
     elif call.form == "exponential":
         rows = RowCall("exponential", (call.offset, call.limit, math.e))
     else:

@@ -54,16 +54,16 @@ class AttentionCall:
 
     Attributes:
         form: which of these.
-        clip: the lowest level.
-        entries: what the levels weigh; empty without levels.
+        clips: the lowest level, one or one per head; empty without levels.
+        entries: what the levels weigh, for each of these.
         offset: () or (heads,), subtracted from the scores before the exponential or logistic function.
         limit: the largest weight of an exponential.
         base: of softmax.
     """
 
     form: Form
-    clip: float = -1.0
-    entries: tuple[float, ...] = ()
+    clips: tuple[float, ...] = ()
+    entries: tuple[tuple[float, ...], ...] = ()
     offset: Tensor | None = None
     limit: float = 1.0
     base: float = math.e
@@ -81,7 +81,25 @@ class AttentionCall:
             ValueError: as `rows.check_entries`.
         """
         check_entries(clip, entries, MOST_LEVELS)
-        return cls("levels", clip=clip, entries=tuple(entries))
+        return cls("levels", clips=(clip,), entries=(tuple(entries),))
+
+    @classmethod
+    def by_levels_of_heads(cls, clips: Sequence[float], entries: Sequence[Sequence[float]]) -> Self:
+        """Do so with a clip and weights for each head; on the CPU only.
+
+        Args:
+            clips: of the heads, as in `by_levels`.
+            entries: of the heads, as in `by_levels`; as many for all.
+
+        Raises:
+            ValueError: as `by_levels`, or the numbers of clips or levels do not match.
+        """
+        if len(clips) != len(entries) or len({len(of_head) for of_head in entries}) != 1:
+            raise ValueError(
+                f"there must be as many levels for each of {len(clips)} clips, got {[len(x) for x in entries]}"
+            )
+        every = [cls.by_levels(clip, of_head) for clip, of_head in zip(clips, entries, strict=True)]
+        return cls("levels", tuple(call.clips[0] for call in every), tuple(call.entries[0] for call in every))
 
     @classmethod
     def by_exponential(cls, offset: Tensor, limit: float) -> Self:
@@ -120,7 +138,8 @@ class AttentionCall:
             return NATIVE_SUPPORT
         if kind == "flex":
             return GPU_SUPPORT if self.form == "exponential" else None
-        return None if 0 in self.entries else GPU_SUPPORT
+        of_heads, from_zero = len(self.clips) > 1, any(0 in of_head for of_head in self.entries)
+        return None if of_heads or from_zero else GPU_SUPPORT
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:
@@ -152,7 +171,7 @@ class AttentionCall:
     def weights(self) -> Weights:
         """The tables of 8-bit weights for many queries."""
         if self.form == "levels":
-            return level_weights(self.clip, self.entries)
+            return level_weights(self.clips, self.entries)
         return logistic_weights() if self.form == "logistic" else exponential_weights()
 
     def offsets(self, heads: int) -> Tensor | None:

@@ -113,7 +113,8 @@ def attend(
         RuntimeError: no native kernels run here, or none for softmax of many queries, see
             `softmaxkit.kernels.backends`.
         TypeError: a dtype or device is not supported, or the mask is not boolean.
-        ValueError: the shapes do not match, or lengths are passed with many queries.
+        ValueError: the shapes do not match, offsets or clips are those of another number of heads, or lengths are
+            passed with many queries.
         FloatingPointError: an input is NaN or infinite, or, for softmax, a score or a result.
         TooCoarseError: the error of products of integers would be too large, see `too_coarse`.
     """
@@ -124,6 +125,8 @@ def attend(
         raise ValueError(f"lengths must be ({query.shape[0]},), one for each sequence, got {tuple(lengths.shape)}")
     if call.form == "softmax" and not operands.are_few:
         return operands.softmax(call.base)
+    if len(call.clips) not in (0, 1, query.shape[1]):
+        raise ValueError(f"there must be one clip, or one for each of {query.shape[1]} heads, got {len(call.clips)}")
     offsets = call.offsets(query.shape[1])
     return operands.few(call, offsets, lengths) if operands.are_few else operands.many(call, offsets)
 
@@ -196,14 +199,11 @@ class _Operands:
     def many(self, call: AttentionCall, offsets: Tensor | None, only_pack: bool = False) -> Tensor:
         """Run the kernel for many queries; or only quantise the operands, which raises TooCoarseError if need be."""
         weights = call.weights
-        resolutions, planes = weights.tables.shape[1:3]
         native_weights = self.kernels.AttentionWeights(
-            resolutions,
-            planes,
+            *weights.tables.shape[:3],
             weights.tables.ctypes.data,
             weights.steps.ctypes.data,
-            weights.anchors.ctypes.data,
-            len(weights.anchors),
+            0 if weights.anchors is None else weights.anchors.ctypes.data,
             address(offsets),
             call.log_limit,
             weights.one,
@@ -246,7 +246,7 @@ class _Operands:
         """Run the kernel for a few queries."""
         rate = math.log2(call.base) if call.form == "softmax" else 0.0
         normalisation = self.kernels.Normalisation(
-            call.clip, call.entries, address(offsets), call.log_limit, call.form == "logistic", rate
+            call.clips, call.entries, address(offsets), call.log_limit, call.form == "logistic", rate
         )
         kind, more = DTYPES[self.dtype], []
         counts = None if lengths is None else lengths.to("cpu", torch.int64).contiguous()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -32,44 +32,57 @@ class Weights:
     """How distances below a row's anchor become weights.
 
     Attributes:
-        tables: uint8, (anchors or 1, resolutions, planes, variants, codes), the high byte's plane first.
-        steps: float64, (anchors or 1,), of the finest tables, in the unit of the scores.
-        anchors: float64, of the logistic function, in ascending order; empty for other weights, whose tables do not
-            depend on the anchor.
-        one: the integer weight that represents the function's value at the anchor.
+        tables: uint8, (sets, resolutions, planes, variants, codes), the high byte's plane first. There is a set for
+            each anchor, for each head, or one.
+        steps: float64, (sets,), of the finest tables, in the unit of the scores.
+        one: the integer weight that represents the function's value at the anchor, unless weights are normalised.
+        anchors: float64, (sets,), of the logistic function, in ascending order; None for other weights, whose tables do
+            not depend on the anchor.
     """
 
     tables: NDArray[np.uint8]
     steps: NDArray[np.float64]
-    one: float
-    anchors: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    one: float = 1.0
+    anchors: NDArray[np.float64] | None = None
 
 
 @lru_cache(maxsize=256)
-def level_weights(clip: float, entries: tuple[float, ...]) -> Weights:
+def level_weights(clips: tuple[float, ...], entries: tuple[tuple[float, ...], ...]) -> Weights:
     """Return the weights of levels: one byte if it represents the smallest level within `LEVEL_ERROR`, otherwise two.
 
     Args:
-        clip: the lowest level, negative.
-        entries: what the levels weigh, evenly spaced from the clip up to 0.
+        clips: the lowest level, negative, one or one per head.
+        entries: what the levels weigh, evenly spaced from the clip up to 0, for each clip.
     """
+    planes = max(_largest_of_levels(of_head)[1] for of_head in entries)
+    sets = [_level_set(clip, of_head, planes) for clip, of_head in zip(clips, entries, strict=True)]
+    return Weights(_tables(np.stack([exact for exact, _ in sets]), planes), np.array([step for _, step in sets]))
+
+
+def _largest_of_levels(entries: tuple[float, ...]) -> tuple[int, int]:
+    """Return the integer that represents the highest level best, and the bytes that the others need beside it."""
+    tops = np.arange(LARGEST // 2 + 1, LARGEST + 1)
+    relative = np.array(entries) / entries[-1]
+    exact = np.outer(tops, relative[relative > 0])
+    errors = np.abs(np.round(exact) / exact - 1).max(axis=1)
+    best = int(errors.argmin())
+    return (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (LARGEST_WIDE, 2)
+
+
+def _level_set(clip: float, entries: tuple[float, ...], planes: int) -> tuple[NDArray[np.float64], float]:
+    """Return the exact weights of levels, (resolutions, codes), and the step of the finest resolution."""
     levels = len(entries)
     level = -clip / (levels - 1)
     # The border between two levels is half-way; a power of two of steps per half level puts a code's border there too.
     step = level / 2 / 2 ** int(math.log2(CODES / (2 * levels - 1)))
     downwards = np.array(entries[::-1]) / entries[-1]
-    tops = np.arange(LARGEST // 2 + 1, LARGEST + 1)
-    exact = np.outer(tops, downwards[downwards > 0])
-    errors = np.abs(np.round(exact) / exact - 1).max(axis=1)
-    best = int(errors.argmin())
-    one, planes = (int(tops[best]), 1) if errors[best] <= LEVEL_ERROR else (LARGEST_WIDE, 2)
+    one = LARGEST_WIDE if planes == 2 else _largest_of_levels(entries)[0]
 
     def weight(distance: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(one * downwards[np.minimum(np.rint(distance / level).astype(int), levels - 1)])
 
     middles = (np.arange(CODES) + 0.5) * step
-    exact = np.stack([weight(middles * 2**k) for k in range(RESOLUTIONS)])
-    return Weights(_tables(exact[None], planes), np.array([step]), one)
+    return np.stack([weight(middles * 2**k) for k in range(RESOLUTIONS)]), step
 
 
 @lru_cache(maxsize=1)

@@ -206,9 +206,9 @@ def set_mode(model: nn.Module, mode: str) -> None:
             "float": the method's mathematics in floating point, differentiable; on a GPU also in fused kernels.
             "integer": scores are rounded to the spec's codes, and the probabilities are exactly those of the hardware.
                 A method with required calibration must be calibrated first.
-            "fused": inference on the CPU; EXAQ and ConSmax run through `softmaxkit.attention`, with 8-bit products, and
-                softmax to a base by torch's attention or a kernel, unless something needs the probabilities. Otherwise,
-                and for the other methods, it computes as "float" and one warning gives the reason.
+            "fused": inference on the CPU; softmax to a base runs by torch's attention or a kernel, and other methods
+                through `softmaxkit.attention`, with 8-bit products, unless something needs the probabilities.
+                Otherwise, and where a form has no kernel, it computes as "float" and one warning gives the reason.
                 `softmaxkit.models.fused_layers` lists the back end of each layer.
 
     Raises:

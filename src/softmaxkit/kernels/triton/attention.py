@@ -21,6 +21,7 @@ from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
     FUSED,
     check_levels,
+    levels_of,
     mask_bytes,
     offsets_of,
     on_device_of,
@@ -71,7 +72,7 @@ def attend(
     assert isinstance(value, Tensor)
     factor = attention_scale(query, scale)
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else None
-    how = (call.form, call.clip, len(call.entries), call.log_limit, is_causal, factor, dropout)
+    how = (call.form, *levels_of(call), call.log_limit, is_causal, factor, dropout)
     output, _, _ = attention(query, key, value, call.offset, mask, seed, *how)
     result: Tensor = output
     return result

@@ -19,6 +19,7 @@ from softmaxkit.kernels.triton.decode_split import decode_split
 from softmaxkit.kernels.triton.launch import (
     FUSED,
     LOG2_E,
+    levels_of,
     mask_bytes,
     offsets_of,
     on_device_of,
@@ -87,7 +88,7 @@ def attend(
     table = key.table if isinstance(key, Paged) else None
     channels = value.channels if isinstance(value, Cached) else value.shape[3]
     factor = attention_scale(query, scale)
-    weights = (call.form, call.clip, len(call.entries), call.log_limit, call.base)
+    weights = (call.form, *levels_of(call), call.log_limit, call.base)
     how = (key.shape[2], channels, *weights, is_causal, factor)
     asked, shift = query, None
     if isinstance(key, Cached):

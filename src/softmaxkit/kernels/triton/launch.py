@@ -156,6 +156,11 @@ def weigh_numbers(
     return scale * math.log2(base), log_limit * LOG2_E, 0.0
 
 
+def levels_of(call: AttentionCall) -> tuple[float, int]:
+    """Return the clip and the number of levels, which are the same for all heads; -1 and 0 without levels."""
+    return (call.clips[0], len(call.entries[0])) if call.entries else (-1.0, 0)
+
+
 def check_levels(call: AttentionCall) -> None:
     """Check that the weights of levels are their exponentials, which the kernels compute.
 
@@ -163,7 +168,7 @@ def check_levels(call: AttentionCall) -> None:
         ValueError: they are not.
     """
     if call.entries:
-        level_step(call.clip, call.entries)
+        level_step(call.clips[0], call.entries[0])
 
 
 def level_step(clip: float, exponentials: Sequence[float]) -> float:

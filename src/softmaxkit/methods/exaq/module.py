@@ -100,9 +100,7 @@ class ExaqModule(SoftmaxModule):
         return RowCall("levels", (clip, self.spec.exponentials(clip)))
 
     def attention_call(self, **learned: Tensor) -> AttentionCall | None:
-        """Return attention with evenly spaced levels; None if each head has its own clip."""
-        if self.per_head:
-            return None
+        """Return attention with evenly spaced levels, per head if clips are."""
         if torch.compiler.is_dynamo_compiling():  # a graph would depend on what is kept
             return self._attention_call()
         if self._kept_call is None or self._kept_call[0] is not self._calibration:
@@ -110,6 +108,9 @@ class ExaqModule(SoftmaxModule):
         return self._kept_call[1]
 
     def _attention_call(self) -> AttentionCall:
+        if self.per_head:
+            clips = [required_clip(self.calibration_of(head)) for head in range(self.heads or 0)]
+            return AttentionCall.by_levels_of_heads(clips, [self.spec.exponentials(clip) for clip in clips])
         clip = required_clip(self._calibration)
         return AttentionCall.by_levels(clip, self.spec.exponentials(clip))
 
