@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit import ConSmax, Exaq, Sigmoid, Spec
+from softmaxkit import ConSmax, Exaq, Index, Sigmoid, Spec
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,11 @@ WEIGHTS: list[tuple[Spec, dict[str, Any]]] = [
     *((Exaq(bits=bits), {"clip": -4.0}) for bits in (2, 3, 4)),  # type: ignore[arg-type]
 ]
 LOGISTIC: tuple[Spec, dict[str, Any]] = (Sigmoid(), {"bias": -1.5})
-FORMS = [*WEIGHTS[:2], LOGISTIC]
-"""One method for each form of weights: exponentials, levels, the logistic function."""
+FROM_ZERO: tuple[Spec, dict[str, Any]] = (Index(), {})
+OF_HEADS: tuple[Spec, dict[str, Any]] = (Exaq(share="head"), {"clip": [-4.0, -1.0, -9.0, -2.5]})
+"""With a clip for each of four heads."""
+FORMS = [*WEIGHTS[:2], LOGISTIC, FROM_ZERO]
+"""One method for each form of weights: exponentials, levels, the logistic function, levels of which the lowest is 0."""
 
 
 def float64_attention(

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import LOGISTIC, WEIGHTS, Case, float64_attention
+from attention_cases import FROM_ZERO, LOGISTIC, WEIGHTS, Case, float64_attention
 from torch import Tensor
 
 from softmaxkit import Exact, Softermax, Spec
 from softmaxkit.kernels.codes import Cached
 
 METHODS: list[tuple[Spec, dict[str, Any]]] = [*WEIGHTS[:3], (Exact(), {}), (Softermax(), {}), LOGISTIC]
-KINDS = [METHODS[0], METHODS[1], METHODS[3], LOGISTIC]
-"""One method for each form of weights: exponentials, levels, softmax, the logistic function."""
+KINDS = [METHODS[0], METHODS[1], METHODS[3], LOGISTIC, FROM_ZERO]
+"""One method for each form of weights: exponentials, levels, softmax, the logistic function, levels from 0."""
 KEY_HEADS = 2
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Of products and sums in float32; in 16 bits weights and results are rounded to 8 or 11."""

@@ -12,7 +12,7 @@ import torch
 from cases import BY_METHOD
 from torch import Tensor
 
-from softmaxkit import Exact, Exaq
+from softmaxkit import Exact, Exaq, Index
 from softmaxkit.kernels import integers
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.codes import Cached, Paged
@@ -30,6 +30,7 @@ from softmaxkit.kernels.triton import integers as table_integers
 
 BY_EXPONENTIAL = AttentionCall.by_exponential(torch.tensor(1.0), 1.0)
 BY_LEVELS = AttentionCall.by_levels(-4.0, Exaq(bits=2).exponentials(-4.0))
+FROM_ZERO = AttentionCall.by_levels(-6.6, Index().powers)
 BY_SOFTMAX = AttentionCall.by_softmax(2.0)
 BY_LOGISTIC = AttentionCall.by_logistic(torch.tensor(1.0))
 MASK = torch.ones(300, 300, dtype=torch.bool)
@@ -42,13 +43,13 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (attention, decode, rows, table_integers):
         monkeypatch.setattr(module, "on_device_of", lambda tensor: contextlib.nullcontext())
     monkeypatch.setattr(integers, "runs_on_gpu", lambda device: True)
-    for name in ("exact", "exaq", "softermax"):
+    for name in ("exact", "exaq", "index", "softermax"):
         module = __import__(f"softmaxkit.methods.{name}.triton", fromlist=["on_device_of"])
         monkeypatch.setattr(module, "on_device_of", lambda tensor: contextlib.nullcontext())
 
 
 def form(call: AttentionCall) -> str:
-    return call.form
+    return "levels from zero" if call is FROM_ZERO else call.form
 
 
 def attention_of(call: AttentionCall, dtype: torch.dtype, channels: int, **how: Any) -> Callable[[], None]:
@@ -110,7 +111,7 @@ def check(compiled: list[Compiled], capability: int, spills: int = FRAME) -> Non
     [{}, {"is_causal": True}, {"mask": MASK}, {"is_causal": True, "dropout": 0.1}],
     ids=["all", "causal", "mask", "dropout"],
 )
-@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_LOGISTIC], ids=form)
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_LOGISTIC, FROM_ZERO], ids=form)
 def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "shared_memory", lambda device: SHARED_MEMORY[capability])
     with compiling_for(capability) as compiled:
@@ -118,7 +119,7 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, mo
     assert [kernel.name for kernel in compiled] == ["attention_forward", "queries_backward", "keys_backward"]
     # Masks, random numbers and levels take registers, which older matrix units leave fewer of. On an H200 the blocks
     # that spill some of levels were the fastest all the same.
-    few = capability == 90 and call is not BY_LEVELS and not {"mask", "dropout"} & set(how)
+    few = capability == 90 and call not in (BY_LEVELS, FROM_ZERO) and not {"mask", "dropout"} & set(how)
     # The backward kernel of keys takes 56 with logistic functions, and by 3.9 80.
     least = FRAME if VERSION < (3, 9) and call is BY_EXPONENTIAL else FEW_SPILLS
     check(compiled, capability, spills=least if few else MANY_SPILLS)
@@ -130,7 +131,7 @@ def test_attention(call: AttentionCall, how: dict[str, Any], capability: int, mo
 @pytest.mark.parametrize("capability", [80, 86, 90, 100, 120])
 @pytest.mark.parametrize("channels", [16, 64, 80, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_LOGISTIC], ids=form)
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_LOGISTIC, FROM_ZERO], ids=form)
 def test_attention_of_every_size_and_dtype(
     call: AttentionCall, dtype: torch.dtype, channels: int, capability: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +144,7 @@ def test_attention_of_every_size_and_dtype(
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("bits", [0, 8, 4])
-@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX, BY_LOGISTIC], ids=form)
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX, BY_LOGISTIC, FROM_ZERO], ids=form)
 def test_decoding(call: AttentionCall, bits: int, capability: int) -> None:
     if call is BY_SOFTMAX and not bits:
         pytest.skip("softmax of keys as they come is torch's own")
@@ -188,7 +189,7 @@ def test_merging_any_number_of_parts_fits(splits: int, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("page", [0, 16, pytest.param(48, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX, BY_LOGISTIC], ids=form)
+@pytest.mark.parametrize("call", [BY_EXPONENTIAL, BY_LEVELS, BY_SOFTMAX, BY_LOGISTIC, FROM_ZERO], ids=form)
 def test_decoding_of_one_query_of_a_head(call: AttentionCall, bits: int, page: int, capability: int) -> None:
     with compiling_for(capability) as compiled:
         decoding(call, torch.bfloat16, bits, page, heads=2)()
@@ -221,6 +222,8 @@ def row_calls(scores: Tensor, mask: Tensor | None) -> Iterator[Callable[[], Any]
     yield lambda: rows.logistic(scores, offset, mask)
     yield lambda: rows.logistic_backward(scores, scores, offset, mask)
     yield lambda: rows.levels(scores, -4.0, Exaq(bits=3).exponentials(-4.0), mask)
+    yield lambda: rows.level_table(scores, -6.6, Index().powers, mask)
+    yield lambda: rows.levels_backward(scores, scores, scores, -4.0, mask)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -231,12 +234,12 @@ def test_rows(dtype: torch.dtype, keys: int, capability: int) -> None:
     with compiling_for(capability) as compiled:
         for call in (*row_calls(scores, None), *row_calls(scores, torch.ones(4, keys, dtype=torch.bool))):
             call()
-    assert len(compiled) == 16
+    assert len(compiled) == 20
     check(compiled, capability)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("method", ["consmax", "softermax", "exaq", "exact", "online"])
+@pytest.mark.parametrize("method", ["consmax", "softermax", "exaq", "index", "exact", "online"])
 def test_integers(method: str, capability: int) -> None:
     case = BY_METHOD["exact" if method == "online" else method].default
     spec = Exact(schedule="online") if method == "online" else case.spec

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import CASES, FORMS, LOGISTIC, WEIGHTS, Case, float64_attention
+from attention_cases import CASES, FORMS, FROM_ZERO, LOGISTIC, OF_HEADS, WEIGHTS, Case, float64_attention
 from torch import Tensor
 
 import softmaxkit
@@ -58,6 +58,8 @@ def test_logistic_functions_and_their_gradients_are_those_of_float64(case: Case,
     ("spec", "numbers", "case"),
     [
         *((*WEIGHTS[1], case) for case in (CASES[2], CASES[4])),
+        *((*FROM_ZERO, case) for case in (CASES[2], CASES[4])),
+        (*OF_HEADS, CASES[2]),
         *((*weights, CASES[2]) for weights in WEIGHTS[2:]),
         *(pytest.param(*weights, CASES[4], marks=pytest.mark.slow) for weights in WEIGHTS[2:]),
     ],
@@ -225,8 +227,9 @@ def test_torch_s_own_checks_of_the_operator(device: torch.device) -> None:
     tensors = Case(queries=5, keys=7).tensors(device)
     offset = torch.tensor([0.5, 1.0], device=device, requires_grad=True)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
-    forms: list[tuple[Any, ...]] = [(offset, None, None, form, -1.0, 0, 0.0) for form in ("exponential", "logistic")]
-    for arguments in (*forms, (None, None, None, "levels", -4.0, 4, 0.0)):
+    forms: list[tuple[Any, ...]] = [(offset, None, None, form, 0, False, 0.0) for form in ("exponential", "logistic")]
+    steps = torch.tensor([1.0, 2.0], device=device)
+    for arguments in (*forms, (steps, None, None, "levels", 4, False, 0.0)):
         torch.library.opcheck(attention.overload, (*tensors, *arguments, False, 0.25, 0.0), test_utils=checks)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ import softmaxkit
 from softmaxkit import ConSmax, Exact, Exaq, Index, Sigmoid, Softermax
 from softmaxkit.fused_attention.choice import choose
 from softmaxkit.kernels import backends, builds, cards
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.row_call import RowCall
 
 pytest.importorskip("triton")
 NUMBERS = {"beta": 1.0, "gamma": 2.0}
@@ -43,7 +47,28 @@ def test_attention_of_every_kind_has_its_back_end() -> None:
     for spec in (Exact(), Softermax()):
         choice = softmaxkit.explain(spec, query, query, query)
         assert "scaled_dot_product_attention" in choice.refusals["triton"][0]
-    assert softmaxkit.explain(Index(), query, query, query).refusals["triton"] == ["it has no such kernel"]
+
+
+def test_levels_have_a_kernel_if_they_weigh_their_exponentials() -> None:
+    query = on_card()
+    of_heads = softmaxkit.explain(Exaq(share="head"), query, query, query, clip=[-4.0, -2.0])
+    assert of_heads == softmaxkit.explain(Index(), query, query, query) == backends.Choice("triton")
+    entries = Index(bits=3).powers
+    for weighed, supported in (
+        (AttentionCall.by_levels(-6.6, entries), True),
+        (AttentionCall.by_levels(-6.5, entries), False),
+        (AttentionCall.by_levels(-1.0, [0.1, 0.2, 0.5, 1.0]), False),
+        (
+            AttentionCall.by_levels_of_heads([-6.6, -6.6], [entries, [x + (x == 0) * math.exp(-6.6) for x in entries]]),
+            False,
+        ),
+    ):
+        assert (weighed.support("triton") is not None) == supported
+    rows, others = (RowCall("level_table", (clip, entries)) for clip in (-6.6, -6.5))
+    assert rows.support("triton")
+    assert RowCall("level_table", heads=(rows, rows)).support("triton")
+    assert not others.support("triton")
+    assert not RowCall("level_table", heads=(rows, others)).support("triton")
 
 
 def test_rows_and_integers_too() -> None:
@@ -60,7 +85,7 @@ def test_gradients_are_the_kernels_own() -> None:
     rows = on_card(3, 100).requires_grad_()
     assert softmaxkit.explain(Exaq(), rows, clip=-4.0).backend == "triton"
     assert softmaxkit.explain(ConSmax(), rows, **NUMBERS).backend == "triton"
-    assert softmaxkit.explain(Index(), rows).refusals["triton"] == ["it has no such kernel"]
+    assert softmaxkit.explain(Index(), rows).backend == "triton"
 
 
 def test_dtypes_sizes_and_devices_that_there_is_no_kernel_for() -> None:

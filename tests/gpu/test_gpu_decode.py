@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from attention_cases import FORMS, LOGISTIC, WEIGHTS, Case, float64_attention
+from attention_cases import FORMS, FROM_ZERO, LOGISTIC, OF_HEADS, WEIGHTS, Case, float64_attention
 from torch import Tensor
 
 import softmaxkit
@@ -25,7 +25,7 @@ CASES = [
     Case(queries=1, keys=1, channels=1, values=3),
     Case(queries=1, keys=70, values=136),  # merged in two blocks of channels
 ]
-ALL = [*WEIGHTS[:3], (Exact(), {}), (Softermax(), {}), LOGISTIC]
+ALL = [*WEIGHTS[:3], (Exact(), {}), (Softermax(), {}), LOGISTIC, FROM_ZERO, OF_HEADS]
 
 
 def truth(case: Case, tensors: list[Tensor], spec: Spec, numbers: dict[str, Any], mask: Tensor | None) -> Tensor:
@@ -126,7 +126,7 @@ def test_parts_without_anything_to_attend_to_change_nothing(device: torch.device
     mask = torch.zeros(1, 1, 1, 100, dtype=torch.bool, device=device)
     mask[..., 70:75] = True
     cache = KeyValueCache(key, value)
-    for spec, numbers in (ALL[0], ALL[1], ALL[3], ALL[5]):  # of every form
+    for spec, numbers in (ALL[0], ALL[1], ALL[3], ALL[5], ALL[6]):  # of every form
         exact = truth(case, [query, cache.keys, cache.values], spec, numbers, mask)
         result = cache.attention(query, spec, mask, **numbers)
         torch.testing.assert_close(result.double(), exact, rtol=1e-5, atol=2e-6)

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from attention_cases import FORMS
+from attention_cases import FORMS, OF_HEADS
 from torch import Tensor
 
 from softmaxkit import Exact, Exaq, KeyValueCache, PagedKeyValueCache, Softermax, attention
@@ -19,7 +19,7 @@ def calls(query: Tensor) -> Iterator[Callable[[], Tensor]]:
     """Yield what a model may capture, on queries (2, 4, 100, 64), which are scores, too."""
     device, key, value = query.device, torch.randn_like(query), torch.randn_like(query)
     mask, lengths = torch.rand(100, 100, device=device) < 0.5, torch.tensor([40, 100], device=device)
-    for spec, numbers in FORMS:
+    for spec, numbers in (*FORMS, OF_HEADS):
         yield partial(attention, query, key, value, spec, is_causal=True, **numbers)
         yield partial(attention, query, key, value, spec, mask, **numbers)
         yield partial(attention, query[:, :, :1], key, value, spec, **numbers)

@@ -27,15 +27,12 @@ from integer_forms import (
     specs,
     with_a_changed_entry,
 )
-from softmaxkit import Exact, Float, Spec
+from softmaxkit import Exact, Exaq, Float, Spec
 from softmaxkit.kernels import backends, builds
 
 pytest.importorskip("triton")
 LENGTHS = (1, 7, 33, 100)
-ON_CPUS_ONLY = ("index",)
-DEFAULTS = [
-    form for form in FORMS if form[0] == BY_METHOD[form[0].method].default.spec and form[0].method not in ON_CPUS_ONLY
-]
+DEFAULTS = [form for form in FORMS if form[0] == BY_METHOD[form[0].method].default.spec]
 
 
 def on(module: Any, device: torch.device) -> Any:
@@ -45,9 +42,7 @@ def on(module: Any, device: torch.device) -> Any:
 def every_form() -> Iterator[Any]:
     """Yield their places; to the kernels those that name another clip are the same, and run in the slow tests."""
     for form, ((spec, _), name) in enumerate(zip(FORMS, IDS, strict=True)):
-        if spec.method in ON_CPUS_ONLY:
-            continue
-        marks = pytest.mark.slow if getattr(spec, "clip", "gaussian") != "gaussian" else []
+        marks = pytest.mark.slow if isinstance(spec, Exaq) and spec.clip != "gaussian" else []
         yield pytest.param(form, id=name, marks=marks)
 
 

@@ -12,9 +12,10 @@ from attention_cases import Case, float64_attention
 from torch import Tensor
 
 import softmaxkit
-from softmaxkit import ConSmax, Exact, Exaq
+from softmaxkit import ConSmax, Exact, Exaq, Index, Spec
 from softmaxkit.kernels import cards
 from softmaxkit.kernels.integers import CodeTableCall
+from softmaxkit.kernels.row_gradients import differentiable_levels_backward
 
 pytest.importorskip("triton")
 import triton
@@ -89,6 +90,59 @@ def test_long_rows_are_those_of_float64(keys: int, device: torch.device) -> None
     module = spec.module(clip=-6.0)
     exact = module.float_forward(torch.where(mask, scores, 0.0).double(), mask)
     torch.testing.assert_close(result, exact, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("keys", [1, 33, 300, 9000])
+@pytest.mark.parametrize(
+    ("spec", "numbers"),
+    [
+        (Exaq(bits=2), {"clip": -5.0}),
+        (Exaq(bits=4), {"clip": -9.0}),
+        (Exaq(share="head"), {"clip": [-4.0, -1.0, -9.0]}),
+        *((Index(bits=bits), {}) for bits in (2, 5, 8)),
+    ],
+    ids=str,
+)
+def test_rows_of_levels_and_their_gradients_are_those_of_float64(
+    spec: Spec, numbers: dict[str, Any], keys: int, device: torch.device
+) -> None:
+    random = torch.Generator().manual_seed(keys)
+    scores = (torch.randn(2, 3, 2, keys, generator=random) * 3).to(device).requires_grad_()
+    mask = (torch.rand(2, 1, 2, keys, generator=random) < 0.7).to(device)
+    gradient = torch.randn(scores.shape, generator=random).to(device)
+    module = spec.module(heads=3, **numbers).to(device)
+    assert module.choose(scores)[1].backend == "triton"
+    result = module(scores, mask)
+    result.backward(gradient)
+    wide = torch.where(mask, scores.detach(), 0.0).double().requires_grad_()
+    exact = module.float_forward(wide, mask.expand(scores.shape))
+    exact.backward(gradient.double())
+    torch.testing.assert_close(result.double(), exact, rtol=1e-5, atol=1e-7)
+    assert scores.grad is not None
+    torch.testing.assert_close(scores.grad.double(), wide.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_of_levels_are_0_in_rows_with_nan_and_where_nothing_is_seen(device: torch.device) -> None:
+    from softmaxkit.kernels.triton import rows
+
+    scores = torch.randn(3, 40, generator=torch.Generator().manual_seed(0)).to(device)
+    scores[0, 3] = torch.nan
+    mask = torch.arange(3, device=device)[:, None] != 1
+    p = rows.levels(scores, -4.0, Exaq().exponentials(-4.0), mask)
+    gradient = torch.ones_like(scores)
+    gradient[2, scores[2].argmin()] = torch.inf  # at the clip, where gradients do not pass
+    result = rows.levels_backward(scores, p, gradient, -1.0, mask)
+    assert not result[:2].any()
+    assert torch.equal(result, differentiable_levels_backward(scores, p, gradient, -1.0, mask, False))
+
+
+def test_entries_that_are_not_exponentials_are_refused(device: torch.device) -> None:
+    from softmaxkit.kernels.triton import rows
+
+    scores = torch.zeros(2, 40, device=device)
+    rows.level_table(scores, -6.6, Index().powers)
+    with pytest.raises(ValueError, match=r"entries must be the exponentials of evenly spaced levels from -6\.5"):
+        rows.level_table(scores, -6.5, Index().powers)
 
 
 def test_a_mask_on_another_device_is_refused(device: torch.device) -> None:

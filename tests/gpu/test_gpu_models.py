@@ -102,7 +102,10 @@ def test_fused_layers_says_what_runs(device: torch.device) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "how", "reason"),
-    [(Index(), {}, "it has no such kernel"), (ConSmax(), {"output_attentions": True}, "output_attentions needs")],
+    [
+        (Index(bits=8), {}, "has no fused attention for this form"),
+        (ConSmax(), {"output_attentions": True}, "output_attentions needs"),
+    ],
 )
 def test_what_goes_through_torch_warns_once(spec: Spec, how: dict[str, Any], reason: str, device: torch.device) -> None:
     model = softmaxkit.apply(tiny_model("gpt2").to(device), spec)

@@ -38,11 +38,10 @@ def attention(
     AMX is selected or faster and tensors are not float16 (`softmaxkit.kernels.trial`); sequences for which 16 bits are
     too coarse run in torch.
 
-    All others run in kernels: on CUDA in the precision of the tensors and with gradients (not `Index`, nor EXAQ with a
-    clip for each head); on the CPU without gradients, with 8-bit products for many queries and in float32 for a few, as
-    in generation. Where no kernel applies (another device or dtype, a bias, dropout, and on the CPU a sequence with NaN
-    or infinity), torch computes the float form, one stripe of queries at a time. `softmaxkit.explain` returns the
-    choice and its reasons.
+    All others run in kernels: on CUDA in the precision of the tensors and with gradients; on the CPU without gradients,
+    with 8-bit products for many queries and in float32 for a few, as in generation. Where no kernel applies (another
+    device or dtype, a bias, dropout, and on the CPU a sequence with NaN or infinity), torch computes the float form,
+    one stripe of queries at a time. `softmaxkit.explain` returns the choice and its reasons.
 
     Args:
         query: floating, (batch, heads, queries, channels); the leading one or two dimensions may be omitted.

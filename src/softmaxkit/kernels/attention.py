@@ -14,7 +14,7 @@ from torch import Tensor
 from softmaxkit.kernels.backends import Support, interprets, is_traced, softmax_products
 from softmaxkit.kernels.codes import BITS, Cached
 from softmaxkit.kernels.launch import DTYPES
-from softmaxkit.kernels.rows import check_entries, check_offset
+from softmaxkit.kernels.rows import are_exponentials, check_entries, check_offset
 from softmaxkit.kernels.weights import Weights, exponential_weights, level_weights, logistic_weights
 
 WIDEST = {"native": 2**14, "triton": 256, "flex": 256}
@@ -59,6 +59,7 @@ class AttentionCall:
         offset: () or (heads,), subtracted from the scores before the exponential or logistic function.
         limit: the largest weight of an exponential.
         base: of softmax.
+        are_exponentials: whether the entries are those of the levels, of which the lowest may be 0.
     """
 
     form: Form
@@ -67,6 +68,7 @@ class AttentionCall:
     offset: Tensor | None = None
     limit: float = 1.0
     base: float = math.e
+    are_exponentials: bool = False
 
     @classmethod
     def by_levels(cls, clip: float, entries: Sequence[float]) -> Self:
@@ -75,17 +77,17 @@ class AttentionCall:
         Args:
             clip: the lowest level, negative.
             entries: for each level, evenly spaced from the clip up to 0; 2 to 64 of them, not negative, the last
-                positive. GPU kernels take 4, 8 or 16, the exponentials of the levels.
+                positive. GPU kernels take exponentials of the levels, of which the lowest may be 0.
 
         Raises:
             ValueError: as `rows.check_entries`.
         """
         check_entries(clip, entries, MOST_LEVELS)
-        return cls("levels", clips=(clip,), entries=(tuple(entries),))
+        return cls("levels", (clip,), (tuple(entries),), are_exponentials=are_exponentials(clip, entries))
 
     @classmethod
     def by_levels_of_heads(cls, clips: Sequence[float], entries: Sequence[Sequence[float]]) -> Self:
-        """Do so with a clip and weights for each head; on the CPU only.
+        """Do so with a clip and weights for each head.
 
         Args:
             clips: of the heads, as in `by_levels`.
@@ -99,7 +101,9 @@ class AttentionCall:
                 f"there must be as many levels for each of {len(clips)} clips, got {[len(x) for x in entries]}"
             )
         every = [cls.by_levels(clip, of_head) for clip, of_head in zip(clips, entries, strict=True)]
-        return cls("levels", tuple(call.clips[0] for call in every), tuple(call.entries[0] for call in every))
+        tables = tuple(call.entries[0] for call in every)
+        alike = len({of_head[0] == 0 for of_head in tables}) == 1 and all(call.are_exponentials for call in every)
+        return cls("levels", tuple(clips), tables, are_exponentials=alike)
 
     @classmethod
     def by_exponential(cls, offset: Tensor, limit: float) -> Self:
@@ -138,8 +142,7 @@ class AttentionCall:
             return NATIVE_SUPPORT
         if kind == "flex":
             return GPU_SUPPORT if self.form == "exponential" else None
-        of_heads, from_zero = len(self.clips) > 1, any(0 in of_head for of_head in self.entries)
-        return None if of_heads or from_zero else GPU_SUPPORT
+        return None if self.form == "levels" and not self.are_exponentials else GPU_SUPPORT
 
     @staticmethod
     def reasons(kind: str, query: Tensor, key: Tensor | Cached, value: Tensor | Cached) -> list[str]:

@@ -6,6 +6,7 @@ Arguments are those of `softmaxkit.kernels.rows`. Higher-order gradients are com
 from __future__ import annotations
 
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -55,20 +56,16 @@ def softmax_to_base_backward(probabilities: Tensor, gradient: Tensor, base: floa
 
 def _rows(scores: Tensor) -> Any:
     """Return the module of row kernels for the scores' device: the Triton kernels or the native ones."""
-    return _triton_rows() if _runs_by_triton(scores) else rows
+    return _module(scores, rows)
 
 
 def _gradients(scores: Tensor) -> Any:
     """Return the module of the gradients of row kernels, likewise."""
-    return _triton_rows() if _runs_by_triton(scores) else row_gradients
+    return _module(scores, row_gradients)
 
 
-def _runs_by_triton(scores: Tensor) -> bool:
-    return scores.is_cuda or interprets()
-
-
-def _triton_rows() -> Any:
-    return import_module("softmaxkit.kernels.triton.rows")
+def _module(scores: Tensor, native: ModuleType) -> ModuleType:
+    return import_module("softmaxkit.kernels.triton.rows") if scores.is_cuda or interprets() else native
 
 
 @operator("cpu", "cuda")
@@ -130,13 +127,14 @@ def levels(
     return result
 
 
-@operator("cpu")
+@operator("cpu", "cuda")
 def level_table(
     scores: Tensor, clip: float, entries: list[float], mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
     """Entries of a table by level, divided by their sum, as `rows.level_table`; differentiable as `levels`."""
     _refuse_forward_mode()
-    return rows.level_table(scores, clip, entries, mask, is_causal)
+    result: Tensor = _rows(scores).level_table(scores, clip, entries, mask, is_causal)
+    return result
 
 
 @operator("cpu", "cuda")
@@ -148,9 +146,9 @@ def levels_backward(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """Gradient of the scores of `levels` and `level_table`, as `row_gradients.levels_backward`; on GPUs by torch."""
-    compute = differentiable_levels_backward if _runs_by_triton(scores) else row_gradients.levels_backward
-    return compute(scores, probabilities, gradient, clip, mask, is_causal).contiguous()
+    """Gradient of the scores of `levels` and `level_table`, as `row_gradients.levels_backward`."""
+    result: Tensor = _gradients(scores).levels_backward(scores, probabilities, gradient, clip, mask, is_causal)
+    return result
 
 
 @operator("cpu")

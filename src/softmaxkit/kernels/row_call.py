@@ -9,6 +9,7 @@ from torch import Tensor
 from softmaxkit.kernels import operators
 from softmaxkit.kernels.backends import Support
 from softmaxkit.kernels.launch import DTYPES, run_heads
+from softmaxkit.kernels.rows import are_exponentials
 
 
 class RowCall(NamedTuple):
@@ -38,10 +39,13 @@ class RowCall(NamedTuple):
         if kind == "native" and self.kernel in NATIVE_OPERATORS:
             return Support(DTYPES, self.differentiable, traceable=True)
         if kind == "triton" and self.kernel in TRITON_OPERATORS:
+            by_levels = self.kernel in ("levels", "level_table")
+            if by_levels and not all(are_exponentials(*call.arguments) for call in self.heads or (self,)):
+                return None
             return Support(DTYPES, self.differentiable)
         return None
 
 
-TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels")
-NATIVE_OPERATORS = (*TRITON_OPERATORS, "level_table", "topk")
+TRITON_OPERATORS = ("softmax", "softmax_to_base", "exponential", "logistic", "levels", "level_table")
+NATIVE_OPERATORS = (*TRITON_OPERATORS, "topk")
 """The operators of rows that have kernels of each kind."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -214,6 +215,13 @@ def check_offset(offset: Tensor, heads: int | None, name: str = "offset") -> Non
 def are_few_levels(entries: Sequence[float]) -> bool:
     """Return whether levels have a kernel of their own, `levels`, beside that of tables: 4, 8 or 16 positive ones."""
     return len(entries) in (4, 8, 16) and entries[0] > 0
+
+
+def are_exponentials(clip: float, entries: Sequence[float]) -> bool:
+    """Return whether entries of evenly spaced levels are their exponentials; the lowest may be 0 instead."""
+    ratio = math.exp(clip / (1 - len(entries)))
+    above = entries[1:] if entries[0] == 0 else entries
+    return all(math.isclose(higher, lower * ratio, rel_tol=1e-5) for lower, higher in pairwise(above))
 
 
 def check_entries(clip: float, entries: Sequence[float], most: int = MOST_ENTRIES) -> None:

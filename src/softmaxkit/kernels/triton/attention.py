@@ -20,14 +20,15 @@ from softmaxkit.kernels.triton.blocks import Blocks, blocks_for, forward_table, 
 from softmaxkit.kernels.triton.decode import attend as attend_few
 from softmaxkit.kernels.triton.launch import (
     FUSED,
-    check_levels,
+    LOG2_E,
+    in_binary_logarithms,
     levels_of,
+    limit_of,
     mask_bytes,
-    offsets_of,
+    numbers_of_heads,
     on_device_of,
     precision,
     tiles_of,
-    weigh_numbers,
     width,
 )
 
@@ -64,7 +65,6 @@ def attend(
         TypeError, ValueError: a dtype or device is not supported, or shapes do not match.
     """
     check_shapes(query, key, value)
-    check_levels(call)
     if are_few(query, key) and not dropout and not _asks_for_gradients(query, key, value, call.offset):
         return attend_few(query, key, value, call, mask, is_causal, scale, lengths)
     assert lengths is None
@@ -73,7 +73,7 @@ def attend(
     factor = attention_scale(query, scale)
     seed = torch.randint(1 << 31, (1,), device=query.device) if dropout else None
     how = (call.form, *levels_of(call), call.log_limit, is_causal, factor, dropout)
-    output, _, _ = attention(query, key, value, call.offset, mask, seed, *how)
+    output, _, _ = attention(query, key, value, numbers_of_heads(call, query), mask, seed, *how)
     result: Tensor = output
     return result
 
@@ -83,12 +83,12 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    offset: Tensor | None,
+    of_heads: Tensor | None,
     mask: Tensor | None,
     seed: Tensor | None,
     form: str,
-    clip: float,
     levels: int,
+    from_zero: bool,
     log_limit: float,
     is_causal: bool,
     scale: float,
@@ -104,21 +104,20 @@ def attention(
     table = forward_table(query.device, form, is_plain=mask is None and seed is None)
     blocks = blocks_for(table, query.dtype, max(query.shape[3], value.shape[3]))
     count = triton.cdiv(query.shape[2], blocks.rows)
-    offsets = offsets_of(offset, query)
+    logarithms = in_binary_logarithms(of_heads, query)
     bits, strides = mask_bytes(mask, (*query.shape[:3], key.shape[2]), query)
     described, tiles, distances = tiles_of((key, value), blocks.columns)
     with on_device_of(query):
         attention_forward[(count * query.shape[0] * query.shape[1],)](
-            *(query, key, value, *tiles, offsets, bits, query if seed is None else seed, output, highest, total),
+            *(query, key, value, *tiles, logarithms, bits, query if seed is None else seed, output, highest, total),
             *(stride for x in (query, key, value, output) for stride in x.stride()[:3]),
             *distances,
             *strides,
-            offsets.stride(0) if offsets.numel() > 1 else 0,
+            int(logarithms.numel() > 1),
             *(query.shape[1], query.shape[1] // key.shape[1], query.shape[2], key.shape[2], count),
-            *weigh_numbers(form, clip, levels, log_limit, scale),
-            dropout,
+            *(scale * LOG2_E, limit_of(levels, log_limit), dropout),
             DESCRIBED=described,
-            **_constants(query, value, form, is_causal, mask, seed, blocks),
+            **_constants(query, value, form, from_zero, is_causal, mask, seed, blocks),
         )
     return output, highest, total
 
@@ -132,12 +131,12 @@ def attention_backward(
     output: Tensor,
     highest: Tensor,
     total: Tensor,
-    offset: Tensor | None,
+    of_heads: Tensor | None,
     mask: Tensor | None,
     seed: Tensor | None,
     form: str,
-    clip: float,
     levels: int,
+    from_zero: bool,
     log_limit: float,
     is_causal: bool,
     scale: float,
@@ -151,26 +150,26 @@ def attention_backward(
     if not (gradient.numel() and keys and channels):
         return query.new_zeros(query.shape), key.new_zeros(key.shape), value.new_zeros(value.shape), sums
     of_query, of_key, of_value = (x.new_empty(x.shape) for x in (query, key, value))
-    factor, limit, step = weigh_numbers(form, clip, levels, log_limit, scale)
+    limit, logarithms = limit_of(levels, log_limit), in_binary_logarithms(of_heads, query)
     if form == "levels":
         inverse = torch.where(total > 0, 1 / total, 0.0)
         shift, mean = highest - limit, (gradient.float() * output.float()).sum(-1).contiguous()
     else:
         inverse = mean = sums  # neither is read
-        shift = offsets_of(offset, query)[:, None].expand(batch, heads, queries).contiguous()
+        shift = logarithms[:, None].expand(batch, heads, queries).contiguous()
     bits, strides = mask_bytes(mask, (batch, heads, queries, keys), query)
     operands = (query, key, value, gradient)
-    numbers = (shift, inverse, mean, bits, query if seed is None else seed)
+    of_rows = (logarithms, shift, inverse, mean, bits, query if seed is None else seed)
     places = tuple(stride for x in operands for stride in x.stride()[:3])
     groups, plan, widest = heads // key_heads, plan_for(query.device), max(channels, value.shape[3])
 
     def launch(kernel: Any, blocks: Blocks, taken: tuple[Tensor, ...], rows: int, results: Any, sizes: Any) -> None:
         described, tiles, distances = tiles_of(taken, rows)
         kernel[(batch * math.prod(sizes[:2]),)](
-            *(*operands, *tiles, *numbers, *results, *places, *distances, *strides),
-            *(sizes[1], groups, queries, keys, sizes[0], factor, limit, step, scale, dropout),
+            *(*operands, *tiles, *of_rows, *results, *places, *distances, *strides, int(logarithms.numel() > 1)),
+            *(sizes[1], groups, queries, keys, sizes[0], scale * LOG2_E, limit, scale, dropout),
             DESCRIBED=described,
-            **_constants(query, value, form, is_causal, mask, seed, blocks),
+            **_constants(query, value, form, from_zero, is_causal, mask, seed, blocks),
         )
 
     with on_device_of(query):
@@ -197,10 +196,18 @@ def _results(query: Tensor, value: Tensor, form: str) -> tuple[Tensor, Tensor, T
 
 
 def _constants(
-    query: Tensor, value: Tensor, form: str, is_causal: bool, mask: Tensor | None, seed: Tensor | None, blocks: Blocks
+    query: Tensor,
+    value: Tensor,
+    form: str,
+    from_zero: bool,
+    is_causal: bool,
+    mask: Tensor | None,
+    seed: Tensor | None,
+    blocks: Blocks,
 ) -> dict[str, Any]:
     return {
         "FORM": form,
+        "FROM_ZERO": from_zero,
         "DROPOUT": seed is not None,
         "CAUSAL": is_causal,
         "MASKED": mask is not None,
@@ -218,7 +225,7 @@ def _constants(
 
 
 @attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, offset: Any, mask: Any, seed: Any, form: str, *rest: Any) -> Any:
+def _(query: Tensor, key: Tensor, value: Tensor, of_heads: Any, mask: Any, seed: Any, form: str, *rest: Any) -> Any:
     return _results(query, value, form)
 
 
@@ -229,8 +236,8 @@ def _(gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *rest: Any) -
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, value, offset, mask, seed, *ctx.rest = inputs
-    ctx.save_for_backward(query, key, value, *output, offset, mask, seed)
+    query, key, value, of_heads, mask, seed, *ctx.rest = inputs
+    ctx.save_for_backward(query, key, value, *output, of_heads, mask, seed)
     ctx.set_materialize_grads(False)
 
 
@@ -243,12 +250,12 @@ def _gradients(ctx: Any, gradient: Tensor | None, *_: Any) -> tuple[Any, ...]:
             "softmaxkit's attention kernels have no second derivative, which create_graph=True asks for; run with "
             f"{VARIABLE}=none in the environment, and torch computes attention"
         )
-    offset = ctx.saved_tensors[6]
+    of_heads, form = ctx.saved_tensors[6], ctx.rest[0]
     *of_tensors, sums = attention_backward(gradient, *ctx.saved_tensors, *ctx.rest)
     of_offset = None
-    if offset is not None:
-        of_heads = -sums.sum((0, 2))
-        of_offset = (of_heads if offset.ndim else of_heads.sum()).to(offset.device, offset.dtype)
+    if form != "levels" and of_heads is not None:
+        of_every_head = -sums.sum((0, 2))
+        of_offset = (of_every_head if of_heads.ndim else of_every_head.sum()).to(of_heads.device, of_heads.dtype)
     return (*of_tensors, of_offset, *nothing)
 
 

@@ -25,9 +25,10 @@ def _gather_of_query(
     total, sums, queries_here, gradients, shifts, inverses, means, key, value, key_tiles, value_tiles, key_row,
     key_column, value_row, value_column, mask, rows, first, last, queries, keys, key_t, value_t, mask_q, mask_k,
     factor, limit, step, seed, place, dropout,
-    FORM: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
-    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr,
+    DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Accumulate the query gradients, and the row sums of the score gradients, over keys `first` to `last`."""
     for start in range(first, last, COLUMNS):
@@ -42,9 +43,9 @@ def _gather_of_query(
         distance = multiply(queries_here, tl.trans(keys_here), PRECISION) * factor - shifts[:, None]
         if CHECKED:
             seen = seen_keys(mask, rows[:, None], columns[None, :], queries, keys, mask_q, mask_k, CAUSAL, MASKED)
-            weights, passes = weigh_unseen(distance, seen, limit, step, FORM)
+            weights, passes = weigh_unseen(distance, seen, limit, step, FORM, FROM_ZERO)
         else:
-            weights, passes = weigh(distance, limit, step, FORM)
+            weights, passes = weigh(distance, limit, step, FORM, FROM_ZERO)
         of_weights = multiply(gradients, tl.trans(values), PRECISION)
         if DROPOUT:
             here = kept(seed, place, rows[:, None], columns[None, :], dropout)
@@ -59,13 +60,13 @@ def _gather_of_query(
 
 @triton.jit
 def queries_backward(
-    query, key, value, gradient, key_tiles, value_tiles, shift, inverse, mean, mask, seed, result, row_sums,
+    query, key, value, gradient, key_tiles, value_tiles, of_heads, shift, inverse, mean, mask, seed, result, row_sums,
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, gradient_b, gradient_h, gradient_t,
     key_tiles_b, key_tiles_h, key_tiles_c, value_tiles_b, value_tiles_h, value_tiles_c,
-    mask_b, mask_h, mask_q, mask_k, heads, groups, queries, keys, blocks, factor, limit, step, scale, dropout,
-    FORM: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    mask_b, mask_h, mask_q, mask_k, stride_head, heads, groups, queries, keys, blocks, factor, limit, scale, dropout,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradient of one block of queries, and the row sums of its score gradients.
 
@@ -89,6 +90,9 @@ def queries_backward(
     gradient += batch * gradient_b + head * gradient_h
     queries_here = load_rows(query, first_row, query_t, queries, True, ROWS, CHANNELS, WIDTH)
     gradients = load_rows(gradient, first_row, gradient_t, queries, True, ROWS, VALUE_CHANNELS, VALUE_WIDTH)
+    step = tl.load(of_heads + head * stride_head)
+    if FORM == "levels":
+        factor = factor / step
     shifts = tl.load(shift + place + rows, mask=is_row, other=0.0)
     inverses = shifts
     means = shifts
@@ -108,13 +112,13 @@ def queries_backward(
         total, sums = _gather_of_query(
             total, sums, queries_here, gradients, shifts, inverses, means, key, value, key_tiles, value_tiles, key_row,
             key_column, value_row, value_column, mask, rows, 0, whole, queries, keys, key_t, value_t, mask_q, mask_k,
-            factor, limit, step, seed, head_place, dropout, FORM, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
+            factor, limit, step, seed, head_place, dropout, FORM, FROM_ZERO, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
             PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
         )  # fmt: skip
     total, sums = _gather_of_query(
         total, sums, queries_here, gradients, shifts, inverses, means, key, value, key_tiles, value_tiles, key_row,
         key_column, value_row, value_column, mask, rows, whole, last, queries, keys, key_t, value_t, mask_q, mask_k,
-        factor, limit, step, seed, head_place, dropout, FORM, DROPOUT, True, DESCRIBED, CAUSAL, MASKED,
+        factor, limit, step, seed, head_place, dropout, FORM, FROM_ZERO, DROPOUT, True, DESCRIBED, CAUSAL, MASKED,
         PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
     )  # fmt: skip
     store_rows(result + place * CHANNELS, total * scale, first_row, CHANNELS, queries, ROWS, CHANNELS, WIDTH)
@@ -126,9 +130,10 @@ def _gather_of_keys(
     of_keys, of_values, keys_here, values, query, gradient, query_tiles, gradient_tiles, query_row, query_column,
     gradient_row, gradient_column, shift, inverse, mean, mask, columns, first, last, queries, keys, query_t,
     gradient_t, mask_q, mask_k, factor, limit, step, raised, seed, place, dropout,
-    FORM: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
-    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr,
+    DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
 ):  # fmt: skip
     """Accumulate the gradients of keys and values over queries `first` to `last` of one head.
 
@@ -150,9 +155,9 @@ def _gather_of_keys(
         distance = multiply(keys_here, tl.trans(queries_here), PRECISION) * factor - shifts[None, :]
         if CHECKED:
             seen = seen_keys(mask, rows[None, :], columns[:, None], queries, keys, mask_q, mask_k, CAUSAL, MASKED)
-            weights, passes = weigh_unseen(distance, seen, limit, step, FORM)
+            weights, passes = weigh_unseen(distance, seen, limit, step, FORM, FROM_ZERO)
         else:
-            weights, passes = weigh(distance, limit, step, FORM)
+            weights, passes = weigh(distance, limit, step, FORM, FROM_ZERO)
         if FORM == "levels":
             weights = weights * tl.load(inverse + rows, mask=is_row, other=0.0)[None, :]
         dropped = weights * raised
@@ -171,14 +176,14 @@ def _gather_of_keys(
 
 @triton.jit
 def keys_backward(
-    query, key, value, gradient, query_tiles, gradient_tiles, shift, inverse, mean, mask, seed, key_result,
-    value_result,
+    query, key, value, gradient, query_tiles, gradient_tiles, of_heads, shift, inverse, mean, mask, seed,
+    key_result, value_result,
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, gradient_b, gradient_h, gradient_t,
     query_tiles_b, query_tiles_h, query_tiles_c, gradient_tiles_b, gradient_tiles_h, gradient_tiles_c,
-    mask_b, mask_h, mask_q, mask_k, heads, groups, queries, keys, blocks, factor, limit, step, scale, dropout,
-    FORM: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    mask_b, mask_h, mask_q, mask_k, stride_head, heads, groups, queries, keys, blocks, factor, limit, scale, dropout,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of one block of keys and their values, over all query heads that share them.
 
@@ -212,6 +217,8 @@ def keys_backward(
         query_here = query + batch * query_b + head * query_h
         gradient_here = gradient + batch * gradient_b + head * gradient_h
         mask_here = mask + batch * mask_b + head * mask_h
+        step = tl.load(of_heads + head * stride_head)
+        factor_here = factor / step if FORM == "levels" else factor
         query_row, query_column = tile_place(batch, head, query_tiles_b, query_tiles_h, query_tiles_c)
         gradient_row, gradient_column = tile_place(batch, head, gradient_tiles_b, gradient_tiles_h, gradient_tiles_c)
         for part in range(0, 2):  # before the whole blocks, and after them
@@ -220,16 +227,16 @@ def keys_backward(
                 query_row, query_column, gradient_row, gradient_column, shift + place, inverse + place, mean + place,
                 mask_here, columns, tl.where(part == 0, first, whole),
                 tl.where(part == 0, tl.minimum(seen_from, queries), queries), queries, keys, query_t, gradient_t,
-                mask_q, mask_k, factor, limit, step, raised, seed, head_place, dropout, FORM, DROPOUT, True,
-                DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
+                mask_q, mask_k, factor_here, limit, step, raised, seed, head_place, dropout, FORM, FROM_ZERO, DROPOUT,
+                True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
             )  # fmt: skip
         if not MASKED:
             of_keys, of_values = _gather_of_keys(
                 of_keys, of_values, keys_here, values, query_here, gradient_here, query_tiles, gradient_tiles,
                 query_row, query_column, gradient_row, gradient_column, shift + place, inverse + place, mean + place,
-                mask_here, columns, seen_from, whole, queries, keys, query_t, gradient_t, mask_q, mask_k, factor,
-                limit, step, raised, seed, head_place, dropout, FORM, DROPOUT, False, DESCRIBED, CAUSAL, MASKED,
-                PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
+                mask_here, columns, seen_from, whole, queries, keys, query_t, gradient_t, mask_q, mask_k, factor_here,
+                limit, step, raised, seed, head_place, dropout, FORM, FROM_ZERO, DROPOUT, False, DESCRIBED, CAUSAL,
+                MASKED, PRECISION, CHANNELS, WIDTH, VALUE_CHANNELS, VALUE_WIDTH, ROWS,
             )  # fmt: skip
     place = (batch * heads + key_head) * keys
     store_rows(key_result + place * CHANNELS, of_keys * scale, first_column, CHANNELS, keys, COLUMNS, CHANNELS, WIDTH)

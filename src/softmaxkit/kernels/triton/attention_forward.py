@@ -43,12 +43,13 @@ def _highest(
 
 
 @triton.jit
-def _weights(distance, limit, step, FORM: tl.constexpr):
+def _weights(distance, limit, step, FORM: tl.constexpr, FROM_ZERO: tl.constexpr):
     """Return the weights of `weigh`, equal in every bit, with one addition fewer; `keys_backward` would spill."""
     if FORM == "levels":
         level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL) + ROUNDS
-        return tl.exp2((level - (limit + ROUNDS)) * step)
-    weights, _ = weigh(distance, limit, step, FORM)
+        weights = tl.exp2((level - (limit + ROUNDS)) * step)
+        return tl.where(level == ROUNDS, 0.0, weights) if FROM_ZERO else weights
+    weights, _ = weigh(distance, limit, step, FORM, FROM_ZERO)
     return weights
 
 
@@ -57,9 +58,10 @@ def _gather(
     output, total, shift, query, key, value, key_tiles, value_tiles, key_row, key_column, value_row, value_column,
     mask, rows, first, last, queries, keys, stride_key, stride_value, stride_mask_q, stride_mask_k,
     factor, limit, step, seed, place, dropout,
-    FORM: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr, DESCRIBED: tl.constexpr,
-    CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
-    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, COLUMNS: tl.constexpr,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, DROPOUT: tl.constexpr, CHECKED: tl.constexpr,
+    DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Accumulate the weighted values of keys `first` to `last` in `output`.
 
@@ -71,7 +73,7 @@ def _gather(
         )
         distance = multiply(query, tl.trans(keys_here), PRECISION) * factor - shift[:, None]
         columns = start + tl.arange(0, COLUMNS)
-        weights = _weights(distance, limit, step, FORM)
+        weights = _weights(distance, limit, step, FORM, FROM_ZERO)
         if CHECKED:
             seen = seen_keys(
                 mask, rows[:, None], columns[None, :], queries, keys, stride_mask_q, stride_mask_k, CAUSAL, MASKED
@@ -92,21 +94,21 @@ def _gather(
 
 @triton.jit
 def attention_forward(
-    query, key, value, key_tiles, value_tiles, offset, mask, seed, output, highest, total,
+    query, key, value, key_tiles, value_tiles, of_heads, mask, seed, output, highest, total,
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, output_b, output_h, output_t,
     key_tiles_b, key_tiles_h, key_tiles_c, value_tiles_b, value_tiles_h, value_tiles_c,
-    mask_b, mask_h, mask_q, mask_k, offset_h, heads, groups, queries, keys, blocks, factor, limit, step, dropout,
-    FORM: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
-    PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    mask_b, mask_h, mask_q, mask_k, stride_head, heads, groups, queries, keys, blocks, factor, limit, dropout,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, DROPOUT: tl.constexpr, DESCRIBED: tl.constexpr, CAUSAL: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr, VALUE_WIDTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Compute one block of queries.
 
     Tensors are (batch, heads, tokens, channels) with strides `_b`, `_h`, `_t` and a channel stride of 1. `factor`
-    converts products to binary logarithms, or to levels, and is then positive. `offset` is float32, one or one per
-    head, in binary logarithms; `seed` is the dropout seed, one int64. With levels, `highest` and `total`, float32
-    (batch, heads, queries), receive each row's highest score and sum of weights. With `DESCRIBED`, keys and values also
-    have tensor descriptors, see `launch.Tiles`.
+    converts products to binary logarithms, and is positive with levels. `of_heads` is float32, one or one per head, in
+    binary logarithms: the offset, or the step between levels. `seed` is the dropout seed, one int64. With levels,
+    `highest` and `total`, float32 (batch, heads, queries), receive each row's highest score, in levels, and sum of
+    weights. With `DESCRIBED`, keys and values also have tensor descriptors, see `launch.Tiles`.
     """
     block, batch, head, key_head = program_place(blocks, heads, groups)
     block = blocks - 1 - block  # start the longest causal rows first
@@ -130,7 +132,9 @@ def attention_forward(
         whole = 0
     sums = tl.zeros([ROWS], dtype=tl.float32)
     lift = 0.0
+    number = tl.load(of_heads + head * stride_head)
     if FORM == "levels":
+        factor = factor / number
         most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
         if not MASKED:
             most = _highest(
@@ -146,22 +150,19 @@ def attention_forward(
     else:
         lift = lift_of(limit, value)
         limit += lift
-        offset_here = tl.load(offset + head * offset_h)
-        if FORM == "exponential":
-            offset_here -= lift
-        shift = tl.zeros([ROWS], dtype=tl.float32) + offset_here
+        shift = tl.zeros([ROWS], dtype=tl.float32) + (number - lift if FORM == "exponential" else number)
     result = tl.zeros([ROWS, VALUE_WIDTH], dtype=tl.float32)
     if not MASKED:
         result, sums = _gather(
             result, sums, shift, queries_here, key, value, key_tiles, value_tiles, key_row, key_column, value_row,
-            value_column, mask, rows, 0, whole, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, step,
-            seed, place, dropout, FORM, DROPOUT, False, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
-            VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
+            value_column, mask, rows, 0, whole, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, number,
+            seed, place, dropout, FORM, FROM_ZERO, DROPOUT, False, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS,
+            WIDTH, VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
         )  # fmt: skip
     result, sums = _gather(
         result, sums, shift, queries_here, key, value, key_tiles, value_tiles, key_row, key_column, value_row,
-        value_column, mask, rows, whole, last, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, step,
-        seed, place, dropout, FORM, DROPOUT, True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
+        value_column, mask, rows, whole, last, queries, keys, key_t, value_t, mask_q, mask_k, factor, limit, number,
+        seed, place, dropout, FORM, FROM_ZERO, DROPOUT, True, DESCRIBED, CAUSAL, MASKED, PRECISION, CHANNELS, WIDTH,
         VALUE_CHANNELS, VALUE_WIDTH, COLUMNS,
     )  # fmt: skip
     if FORM == "levels":

@@ -19,12 +19,13 @@ from softmaxkit.kernels.triton.decode_split import decode_split
 from softmaxkit.kernels.triton.launch import (
     FUSED,
     LOG2_E,
+    in_binary_logarithms,
     levels_of,
+    limit_of,
     mask_bytes,
-    offsets_of,
+    numbers_of_heads,
     on_device_of,
     precision,
-    weigh_numbers,
     width,
 )
 
@@ -94,7 +95,8 @@ def attend(
     if isinstance(key, Cached):
         asked = key.times_factors(query)
         shift = key.shifts(query) if call.offset is not None else None  # other weights do not depend on it
-    result: Tensor = decode(asked, keys, values, *steps, table, lengths, call.offset, shift, mask, *how)
+    of_heads = numbers_of_heads(call, query)
+    result: Tensor = decode(asked, keys, values, *steps, table, lengths, of_heads, shift, mask, *how)
     return result.to(query.dtype)
 
 
@@ -107,14 +109,14 @@ def decode(
     value_steps: Tensor | None,
     table: Tensor | None,
     lengths: Tensor | None,
-    offset: Tensor | None,
+    of_heads: Tensor | None,
     shift: Tensor | None,
     mask: Tensor | None,
     count: int,
     value_channels: int,
     form: str,
-    clip: float,
     levels: int,
+    from_zero: bool,
     log_limit: float,
     base: float,
     is_causal: bool,
@@ -130,14 +132,14 @@ def decode(
         value_steps: steps of the value codes.
         table: page table, integers (batch, pages).
         lengths: as in `attend`.
-        offset: () or (heads,), for exponentials and logistic functions.
+        of_heads: as `launch.numbers_of_heads` returns them.
         shift: (batch, heads, queries), what the key centre adds to each query's products.
         mask: as in `attend`.
         count: keys of the longest sequence, or an upper bound.
         value_channels: channels of the values.
         form: of the weights, as are the numbers of an `AttentionCall`.
-        clip: for levels.
         levels: number of levels.
+        from_zero: whether the weight of the lowest level is 0.
         log_limit: for exponentials.
         base: for softmax.
         is_causal: as in `attend`.
@@ -159,19 +161,19 @@ def decode(
     splits, share = split(count, batch * key_heads, how, query.device)
     parts = query.new_empty((splits, batch, heads, queries, value_channels), dtype=torch.float32)
     totals, highests = (query.new_empty((splits, batch, heads, queries), dtype=torch.float32) for _ in range(2))
-    offsets = _offsets(offset, shift, query, scale)
+    logarithms = _of_queries(of_heads, shift, query, scale)
     optional = (key_steps, value_steps, table, lengths)
     *steps, table, counts = (totals if x is None else side_by_side(x) for x in optional)
-    tensors = (query, keys, values, *steps, table, counts, offsets, marks)
-    numbers = (
+    tensors = (query, keys, values, *steps, table, counts, logarithms, marks)
+    scalars = (
         *(stride for x in (query, keys, values, *steps) for stride in x.stride()[:3]),
-        *(table.stride(0), *offsets.stride(), *mask_strides),
+        *(table.stride(0), *logarithms.stride(), *mask_strides),
         *(batch, key_heads, heads // key_heads, queries, count, keys.shape[0], splits, share),
-        *weigh_numbers(form, clip, levels, log_limit, scale, base),
-        MAGIC,
+        *(scale * math.log2(base), limit_of(levels, log_limit), MAGIC),
     )
     constants = {
         "FORM": form,
+        "FROM_ZERO": from_zero,
         "BITS": bits,
         "PAGE": 0 if table is totals else keys.shape[2],
         "COUNTED": lengths is not None,
@@ -199,10 +201,10 @@ def decode(
     with on_device_of(query):
         if form == "levels":
             scores = query.new_empty((batch, heads, queries, count), dtype=torch.float32)
-            kernel(*tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=True, **constants)
+            kernel(*tensors, given, scores, parts, totals, highests, *scalars, ONLY_HIGHEST=True, **constants)
             given = highests.amax(0)
             given = torch.where(given == -math.inf, 0.0, given)
-        kernel(*tensors, given, scores, parts, totals, highests, *numbers, ONLY_HIGHEST=False, **constants)
+        kernel(*tensors, given, scores, parts, totals, highests, *scalars, ONLY_HIGHEST=False, **constants)
         rows, most = batch * heads * queries, triton.next_power_of_2(splits)
         merged = min(width(value_channels), 128, MERGED // most)
         decode_merge[(rows * triton.cdiv(value_channels, merged),)](
@@ -220,7 +222,7 @@ def decode(
 @decode.register_fake
 def _(
     query: Tensor, keys: Tensor, values: Tensor, key_steps: Any, value_steps: Any, table: Any, lengths: Any,
-    offset: Any, shift: Any, mask: Any, count: int, value_channels: int, *rest: Any,
+    of_heads: Any, shift: Any, mask: Any, count: int, value_channels: int, *rest: Any,
 ) -> Tensor:  # fmt: skip
     return query.new_empty((*query.shape[:3], value_channels))
 
@@ -258,12 +260,12 @@ def _share(dtype: torch.dtype, bits: int, channels: int) -> Share:
     return how._replace(columns=min(how.columns, MOST_BYTES // (dtype.itemsize * channels)))
 
 
-def _offsets(offset: Tensor | None, shift: Tensor | None, query: Tensor, scale: float) -> Tensor:
-    """Return what is subtracted from each query's scores, in binary logarithms, float32 (batch, heads, queries)."""
-    offsets = offsets_of(offset, query)[None, :, None]
+def _of_queries(of_heads: Tensor | None, shift: Tensor | None, query: Tensor, scale: float) -> Tensor:
+    """Return the numbers of the heads, less the shift, in binary logarithms, float32 (batch, heads, queries)."""
+    logarithms = in_binary_logarithms(of_heads, query)[None, :, None]
     if shift is not None:
-        offsets = offsets - shift * (scale * LOG2_E)
-    return offsets.expand(query.shape[:3])
+        logarithms = logarithms - shift * (scale * LOG2_E)
+    return logarithms.expand(query.shape[:3])
 
 
 def split(keys: int, rows: int, how: Share, device: torch.device) -> tuple[int, int]:

@@ -16,15 +16,16 @@ from softmaxkit.kernels.triton.tiles import weigh
 
 @triton.jit
 def decode_single(
-    query, key, value, key_steps, value_steps, table, lengths, offset, mask, given, scores_kept, output, total, highest,
+    query, key, value, key_steps, value_steps, table, lengths, of_heads, mask, given, scores_kept, output, total,
+    highest,
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, key_step_g,
-    value_step_b, value_step_h, value_step_g, table_b, offset_b, offset_h, offset_q, mask_b, mask_h, mask_q, mask_k,
-    batches, heads, groups, queries, keys, pages, splits, share, factor, limit, step, magic,
-    FORM: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
-    COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, PER: tl.constexpr,
-    CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, STAGES: tl.constexpr,
+    value_step_b, value_step_h, value_step_g, table_b, heads_b, heads_h, heads_q, mask_b, mask_h, mask_q, mask_k,
+    batches, heads, groups, queries, keys, pages, splits, share, factor, limit, magic,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr,
+    PAGE: tl.constexpr, COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    PER: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr, VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute one part in float32, with the arguments of `decode_split`.
 
@@ -53,11 +54,12 @@ def decode_single(
     value_steps += head * value_step_h
     most = tl.full([COLUMNS], float("-inf"), dtype=tl.float32)
     sums = tl.zeros([COLUMNS], dtype=tl.float32)
-    shift = 0.0
+    number = tl.load(of_heads + batch * heads_b + head * heads_h)
+    rate = 1.0
+    shift = number
     if FORM == "levels" and not ONLY_HIGHEST:
-        shift = tl.load(given + row_place) - limit
-    if FORM == "exponential" or FORM == "logistic":
-        shift = tl.load(offset + batch * offset_b + head * offset_h)
+        rate = 1.0 / number
+        shift = tl.load(given + row_place) * rate - limit
     first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
     for start in tl.range(first, last, COLUMNS, num_stages=STAGES):
         columns = start + tl.arange(0, COLUMNS)
@@ -97,7 +99,7 @@ def decode_single(
                 sums = sums * rescale
                 most = risen
             else:
-                weights, _ = weigh(scores - shift, limit, step, FORM)
+                weights, _ = weigh(scores * rate - shift, limit, number, FORM, FROM_ZERO)
             weights = tl.where(seen, weights, 0.0)
             sums += weights
             codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)

@@ -16,23 +16,24 @@ from softmaxkit.kernels.triton.tiles import multiply, multiply_add, weigh
 
 @triton.jit
 def decode_split(
-    query, key, value, key_steps, value_steps, table, lengths, offset, mask, given, scores_kept, output, total, highest,
+    query, key, value, key_steps, value_steps, table, lengths, of_heads, mask, given, scores_kept, output, total,
+    highest,
     query_b, query_h, query_t, key_b, key_h, key_t, value_b, value_h, value_t, key_step_b, key_step_h, key_step_g,
-    value_step_b, value_step_h, value_step_g, table_b, offset_b, offset_h, offset_q, mask_b, mask_h, mask_q, mask_k,
-    batches, heads, groups, queries, keys, pages, splits, share, factor, limit, step, magic,
-    FORM: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr, PAGE: tl.constexpr,
-    COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr, PER: tl.constexpr,
-    CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr, VALUE_CHANNELS: tl.constexpr,
-    VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr, ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr, STAGES: tl.constexpr,
+    value_step_b, value_step_h, value_step_g, table_b, heads_b, heads_h, heads_q, mask_b, mask_h, mask_q, mask_k,
+    batches, heads, groups, queries, keys, pages, splits, share, factor, limit, magic,
+    FORM: tl.constexpr, FROM_ZERO: tl.constexpr, ONLY_HIGHEST: tl.constexpr, BITS: tl.constexpr,
+    PAGE: tl.constexpr, COUNTED: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr, PRECISION: tl.constexpr,
+    PER: tl.constexpr, CHANNELS: tl.constexpr, UNITS: tl.constexpr, WIDTH: tl.constexpr, STEPS: tl.constexpr,
+    VALUE_CHANNELS: tl.constexpr, VALUE_UNITS: tl.constexpr, VALUE_WIDTH: tl.constexpr, VALUE_STEPS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Compute one part: all queries of the heads that share keys, over some of the keys.
 
     Arguments as in `attention_forward`; `heads` counts key heads. Codes have `BITS` bits, `PER` of them to a unit (a
     word or a byte), and steps, (batch, key heads, groups of channels, keys); with `BITS` 0 a unit is a float. With
     `COUNTED`, sequence b has the first `lengths[b]` keys. With `PAGE`, `table`, (batch, pages), lists its pages of
-    `PAGE` tokens, and the first axis of keys, values and steps is that of the pages. `offset` is float32, (batch,
-    heads, queries), in binary logarithms.
+    `PAGE` tokens, and the first axis of keys, values and steps is that of the pages. `of_heads` is float32, (batch,
+    heads, queries).
 
     Results are float32, (splits, batch, heads, queries), and `output` has channels: it holds sums of weighted values,
     `total` sums of weights, `highest` the highest scores for softmax and levels; with `ONLY_HIGHEST`, only the last is
@@ -67,11 +68,13 @@ def decode_split(
     key_steps += key_head * key_step_h
     value_steps += key_head * value_step_h
     most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
-    shift = most
+    number = tl.load(of_heads + batch * heads_b + head * heads_h + row_query * heads_q, mask=is_row, other=1.0)
+    number = number[:, None]
+    rate = 1.0
+    shift = number
     if FORM == "levels" and not ONLY_HIGHEST:
-        shift = tl.load(given + row_place, mask=is_row, other=0.0) - limit
-    if FORM == "exponential" or FORM == "logistic":
-        shift = tl.load(offset + batch * offset_b + head * offset_h + row_query * offset_q, mask=is_row, other=0.0)
+        rate = 1.0 / number
+        shift = tl.load(given + row_place, mask=is_row, other=0.0)[:, None] * rate - limit
     sums = tl.zeros([ROWS], dtype=tl.float32)
     first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
     for start in tl.range(first, last, COLUMNS, num_stages=STAGES):
@@ -120,7 +123,7 @@ def decode_split(
                 rescale = tl.exp2(most - base)
                 sums = sums * rescale
             else:
-                weights, _ = weigh(scores - shift[:, None], limit, step, FORM)
+                weights, _ = weigh(scores * rate - shift, limit, number, FORM, FROM_ZERO)
             weights = tl.where(seen, weights, 0.0)
             sums += tl.sum(weights, 1)
             codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import triton
 from torch import Tensor
 
 from softmaxkit.formats import Rounding
-from softmaxkit.kernels.integers import CodeTableCall, IntegerCall
+from softmaxkit.kernels.integers import CodeTableCall
 from softmaxkit.kernels.triton.code_table import code_table_rows
-from softmaxkit.kernels.triton.launch import on_device_of
+from softmaxkit.kernels.triton.launch import on_device_of, tables_of
 from softmaxkit.kernels.triton.rows import Rows, empty, rows_of
 from softmaxkit.tables import GUARD_BITS, Reciprocal
 
@@ -29,18 +28,6 @@ def integer_rows(scores: Tensor, mask: Tensor | None, columns: int = TILE) -> tu
     columns = min(triton.next_power_of_2(max(columns, 1)), rows.constants["COLUMNS"], TILE)
     block = {"ROWS": max(1, min(64, TILE // columns)), "COLUMNS": columns, "num_warps": 4}
     return rows._replace(constants={**rows.constants, **block}), empty(scores)
-
-
-_of_calls: WeakKeyDictionary[IntegerCall, dict[torch.device, tuple[Tensor, ...]]] = WeakKeyDictionary()
-
-
-def tables_of(call: IntegerCall, device: torch.device, make: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, ...]:
-    """Return the tables of a call on a device, made once, and kept as long as it: CUDA graphs read them."""
-    of_devices = _of_calls.setdefault(call, {})
-    if device not in of_devices:
-        with torch.inference_mode(False):
-            of_devices[device] = tuple(make())
-    return of_devices[device]
 
 
 def numbers_on(device: torch.device, numbers: Sequence[float], dtype: torch.dtype) -> Tensor:

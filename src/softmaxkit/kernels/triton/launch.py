@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.backends import is_in_graph
 from softmaxkit.kernels.cards import capability, is_interpreted
 from softmaxkit.kernels.launch import check_boolean
 from softmaxkit.kernels.rows import check_offset
@@ -131,54 +132,53 @@ def mask_bytes(mask: Tensor | None, shape: Sequence[int], like: Tensor) -> tuple
     return wide.view(torch.uint8), wide.stride()
 
 
-def offsets_of(offset: Tensor | None, query: Tensor) -> Tensor:
-    """Return the offsets of the heads in binary logarithms, float32, (heads,) or (1,).
+def numbers_of_heads(call: AttentionCall, query: Tensor) -> Tensor | None:
+    """Return the number that every head has, () or (heads,): the offset, or the step between levels, in nats.
+
+    Raises:
+        ValueError: the weights of levels are not their exponentials, which the kernels compute.
+    """
+    if call.form != "levels":
+        return call.offset
+    if not call.are_exponentials:
+        raise ValueError(f"entries must be the exponentials of evenly spaced levels, got {call.entries}")
+    steps = [clip / (1 - len(entries)) for clip, entries in zip(call.clips, call.entries, strict=True)]
+    if len(steps) == 1:
+        return query.new_full((), steps[0], dtype=torch.float32)
+    if is_in_graph():
+        return query.new_tensor(steps, dtype=torch.float32)
+    return tables_of(call, query.device, lambda: (query.new_tensor(steps, dtype=torch.float32),))[0]
+
+
+_of_calls: WeakKeyDictionary[object, dict[torch.device, tuple[Tensor, ...]]] = WeakKeyDictionary()
+
+
+def tables_of(call: object, device: torch.device, make: Callable[[], Iterable[Tensor]]) -> tuple[Tensor, ...]:
+    """Return the tables of a call on a device, made once, and kept as long as it: CUDA graphs read them."""
+    of_devices = _of_calls.setdefault(call, {})
+    if device not in of_devices:
+        with torch.inference_mode(False):  # later calls may have gradients
+            of_devices[device] = tuple(make())
+    return of_devices[device]
+
+
+def in_binary_logarithms(numbers: Tensor | None, query: Tensor) -> Tensor:
+    """Return the numbers of heads, in nats, in binary logarithms, float32, (heads,) or (1,); 0 for None.
 
     Raises:
         ValueError: they do not match the number of heads.
     """
-    if offset is None:
+    if numbers is None:
         return query.new_zeros(1, dtype=torch.float32)
-    check_offset(offset, query.shape[1])
-    return offset.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
+    check_offset(numbers, query.shape[1])
+    return numbers.detach().to(query.device, torch.float32).reshape(-1).contiguous() * LOG2_E
 
 
-def weigh_numbers(
-    form: str, clip: float, levels: int, log_limit: float, scale: float, base: float = math.e
-) -> tuple[float, float, float]:
-    """Return the factor of products, the limit of distances and the step of levels that `tiles.weigh` takes.
-
-    `form` and the numbers are those of an `AttentionCall`; for softmax only the factor is used.
-    """
-    if form == "levels":
-        top = levels - 1
-        return scale * top / -clip, float(top), -clip / top * LOG2_E
-    return scale * math.log2(base), log_limit * LOG2_E, 0.0
+def levels_of(call: AttentionCall) -> tuple[int, bool]:
+    """Return the number of levels, and whether the weight of the lowest is 0; 0 and False without levels."""
+    return (len(call.entries[0]), call.entries[0][0] == 0) if call.entries else (0, False)
 
 
-def levels_of(call: AttentionCall) -> tuple[float, int]:
-    """Return the clip and the number of levels, which are the same for all heads; -1 and 0 without levels."""
-    return (call.clips[0], len(call.entries[0])) if call.entries else (-1.0, 0)
-
-
-def check_levels(call: AttentionCall) -> None:
-    """Check that the weights of levels are their exponentials, which the kernels compute.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if call.entries:
-        level_step(call.clips[0], call.entries[0])
-
-
-def level_step(clip: float, exponentials: Sequence[float]) -> float:
-    """Return the binary logarithm of the ratio of adjacent exponentials of evenly spaced levels.
-
-    Raises:
-        ValueError: they are not the exponentials of such levels.
-    """
-    step = clip / (1 - len(exponentials))
-    ratios = (higher / lower for lower, higher in pairwise(exponentials))
-    if not all(math.isclose(ratio, math.exp(step), rel_tol=1e-5) for ratio in ratios):
-        raise ValueError(f"weights must be the exponentials of evenly spaced levels from {clip:g}, got {exponentials}")
-    return step * LOG2_E
+def limit_of(levels: int, log_limit: float) -> float:
+    """Return the limit of distances that `tiles.weigh` takes, given the numbers of an `AttentionCall`."""
+    return float(levels - 1) if levels else log_limit * LOG2_E

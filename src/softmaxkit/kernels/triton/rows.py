@@ -11,10 +11,18 @@ import triton
 from torch import Tensor
 
 from softmaxkit.kernels.row_gradients import gradient_like
-from softmaxkit.kernels.rows import check_levels, check_offset, heads_of, log_limit
-from softmaxkit.kernels.triton.launch import FUSED, LOG2_E, level_step, mask_bytes, on_device_of
+from softmaxkit.kernels.rows import (
+    are_exponentials,
+    check_clip,
+    check_entries,
+    check_levels,
+    check_offset,
+    heads_of,
+    log_limit,
+)
+from softmaxkit.kernels.triton.launch import FUSED, LOG2_E, mask_bytes, on_device_of
 from softmaxkit.kernels.triton.row_exponential import exponential_rows, exponential_rows_backward
-from softmaxkit.kernels.triton.row_levels import levels_rows
+from softmaxkit.kernels.triton.row_levels import levels_rows, levels_rows_backward
 from softmaxkit.kernels.triton.row_logistic import logistic_rows, logistic_rows_backward
 from softmaxkit.kernels.triton.row_softmax import softmax_rows, softmax_rows_backward
 
@@ -205,16 +213,51 @@ def levels(
 ) -> Tensor:
     """Return softmax over levels, as `softmaxkit.kernels.rows.levels`."""
     check_levels(clip, exponentials)
+    return level_table(scores, clip, exponentials, mask, is_causal)
+
+
+def level_table(
+    scores: Tensor, clip: float, entries: Sequence[float], mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """Return entries by level, divided by their sum, as `softmaxkit.kernels.rows.level_table`.
+
+    Raises:
+        ValueError: as there, or the entries are not the exponentials of the levels, of which the lowest may be 0.
+    """
+    check_entries(clip, entries)
+    if not are_exponentials(clip, entries):
+        raise ValueError(f"entries must be the exponentials of evenly spaced levels from {clip:g}, got {entries}")
     result, rows = empty(scores), rows_of(scores, mask, is_causal)
     if result.numel():
-        top = len(exponentials) - 1
-        step = level_step(clip, exponentials)
+        top = len(entries) - 1
         single = rows.sizes[3] <= rows.constants["COLUMNS"]
         with on_device_of(scores):
             levels_rows[rows.grid](
-                *(rows.scores, rows.mask, result, *rows.sizes, *rows.strides, -top / clip, step),
+                *(rows.scores, rows.mask, result, *rows.sizes, *rows.strides, -top / clip, -clip / top * LOG2_E),
                 SINGLE=single,
                 TOP=top,
+                FROM_ZERO=entries[0] == 0,
+                **rows.constants,
+            )
+    return result
+
+
+def levels_backward(
+    scores: Tensor,
+    probabilities: Tensor,
+    gradient: Tensor,
+    clip: float,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+) -> Tensor:
+    """Return the gradient of scores, as `softmaxkit.kernels.row_gradients.levels_backward`."""
+    check_clip(clip)
+    weights, given = (gradient_like(x, scores, "scores") for x in (probabilities, gradient))
+    result, rows = empty(scores), rows_of(scores, mask, is_causal)
+    if result.numel():
+        with on_device_of(scores):
+            levels_rows_backward[rows.grid](
+                *(rows.scores, rows.mask, weights, given, result, *rows.sizes, *rows.strides, clip),
                 **rows.constants,
             )
     return result

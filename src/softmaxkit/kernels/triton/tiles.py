@@ -80,19 +80,21 @@ def multiply_add(left, right, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def weigh(distance, limit, step, FORM: tl.constexpr):
+def weigh(distance, limit, step, FORM: tl.constexpr, FROM_ZERO: tl.constexpr):
     """Return weights, and where gradients pass.
 
     An exponential is 2**distance, clamped to 2**limit, and gradients pass up to `limit`. The logistic function of
     distance, in binary logarithms, is multiplied by 2**limit. With levels, the distance is in levels above the lowest,
-    `limit` is the highest, and `step` the binary logarithm of the ratio of adjacent weights; gradients pass straight
-    through the rounding, but not below the lowest. NaN is preserved.
+    `limit` is the highest, and `step` the binary logarithm of the ratio of adjacent weights; the lowest weight is 0 if
+    `FROM_ZERO`. Gradients pass straight through the rounding, but not below the lowest. NaN is preserved.
     """
     if FORM == "levels":
         passes = distance >= 0.0
         level = tl.maximum(distance, 0.0, propagate_nan=tl.PropagateNan.ALL)
         level = (level + ROUNDS) - ROUNDS
         weights = tl.exp2((level - limit) * step)
+        if FROM_ZERO:
+            weights = tl.where(level == 0.0, 0.0, weights)
     elif FORM == "logistic":
         passes = distance == distance
         weights = tl.exp2(limit) / (1.0 + tl.exp2(-distance))
@@ -115,9 +117,9 @@ def lift_of(limit, values):
 
 
 @triton.jit
-def weigh_unseen(distance, seen, limit, step, FORM: tl.constexpr):
+def weigh_unseen(distance, seen, limit, step, FORM: tl.constexpr, FROM_ZERO: tl.constexpr):
     """Return weights, 0 where a key is not attended to, and where gradients pass."""
-    weights, passes = weigh(distance, limit, step, FORM)
+    weights, passes = weigh(distance, limit, step, FORM, FROM_ZERO)
     return tl.where(seen, weights, 0.0), passes & seen
 
 

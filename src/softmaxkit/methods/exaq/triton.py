@@ -16,9 +16,8 @@ from softmaxkit.kernels.triton.integers import (
     numbers_on,
     reciprocal_constants,
     reciprocal_tables,
-    tables_of,
 )
-from softmaxkit.kernels.triton.launch import on_device_of
+from softmaxkit.kernels.triton.launch import on_device_of, tables_of
 from softmaxkit.kernels.triton.row_tiles import load_scores, store_row
 
 if TYPE_CHECKING:

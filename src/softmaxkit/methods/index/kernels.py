@@ -1,15 +1,14 @@
-"""Parameters of the IndexSoftmax integer kernel, which exists only on CPUs."""
+"""Parameters of the IndexSoftmax integer kernel, native and on GPUs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from softmaxkit.kernels.backends import Support
-from softmaxkit.kernels.integers import IntegerCall, native_reciprocal
-from softmaxkit.kernels.launch import loaded, run
+from softmaxkit.kernels.integers import KernelCall, native_reciprocal
 from softmaxkit.tables import Reciprocal
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class IndexCall(IntegerCall):
+class IndexCall(KernelCall):
     """IndexSoftmax.
 
     Attributes:
@@ -30,7 +29,7 @@ class IndexCall(IntegerCall):
         one: largest output code.
     """
 
-    kernel: ClassVar[str] = "integer_index"
+    name = "index"
 
     scale: float
     lowest: int
@@ -41,18 +40,15 @@ class IndexCall(IntegerCall):
     fraction_bits: int
     one: int
 
-    def support(self, kind: str) -> Support | None:
-        """Return what the kernel supports: float32 on the CPU."""
-        return super().support(kind) if kind == "native" else None
+    def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
+        scores = (self.scale, self.lowest, self.highest)
+        reciprocal = native_reciprocal(kernels, self.reciprocal)
+        return (kernels.IntegerIndex(*scores, self.levels, self.entries, reciprocal, self.fraction_bits, self.one),)
 
-    def __call__(self, scores: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return decoded probabilities, as `IntegerCall`."""
-        kernels = loaded()
-        tables = kernels.IntegerIndex(
-            *(self.scale, self.lowest, self.highest, self.levels, self.entries),
-            *(native_reciprocal(kernels, self.reciprocal), self.fraction_bits, self.one),
-        )
-        return run(self.kernel, scores.float(), mask, False, tables)
+    def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        from softmaxkit.methods.index.triton import run
+
+        return run(self, scores, mask)
 
 
 def integer_call(spec: Index, constants: Constants) -> IndexCall | None:

@@ -28,7 +28,7 @@ class IndexModule(SoftmaxModule):
     spec: Index
 
     def row_call(self, device: torch.device) -> RowCall:
-        """Return the kernel of a table by levels, which exists only on CPUs."""
+        """Return the kernel of a table by levels."""
         return RowCall("level_table", (-float(self.spec.clip), list(self.spec.powers)))
 
     def attention_call(self, **learned: Tensor) -> AttentionCall | None:
