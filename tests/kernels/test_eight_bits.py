@@ -13,7 +13,7 @@ from torch import Tensor
 
 import softmaxkit
 from expected_errors import FEW_ROWS, error, methods, truth
-from softmaxkit import ConSmax, KeyValueCache
+from softmaxkit import ConSmax, KeyValueCache, Sigmoid
 from softmaxkit.kernels import backends, builds
 from softmaxkit.kernels import native_attention as fused
 from softmaxkit.kernels.attention import FEW
@@ -224,3 +224,18 @@ def test_consmax_drops_keys_beyond_its_table() -> None:
     key[:, :, 0] = 0.0
     result = softmaxkit.attention(query, key, value, ConSmax(), beta=0.0, gamma=1.0)
     assert (result - (1 + 999 * math.exp(-12))).abs().max() <= 0.01
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.1, 0.2, 0.35, 0.45, 0.6, 3.0, 12.0])
+@pytest.mark.parametrize("bias", [-3.0, -0.7, -0.2, 0.3, 0.8, 4.0])
+def test_sums_of_rows_whose_scores_fill_the_range_of_16_bits(spread: float, bias: float, build: str) -> None:
+    """Queries and keys are parallel, so that no anchor above the largest score may be in range."""
+    places = torch.linspace(-1, 1, 1024)[torch.randperm(1024, generator=torch.Generator().manual_seed(0))]
+    query, key = torch.ones(1, 1, 64, 64), (places * spread / 2 / 8)[None, None, :, None].expand(1, 1, 1024, 64)
+    scores = query.double() @ key.double().mT / 8
+    for spec, numbers, weights in (
+        (Sigmoid(), {"bias": bias}, torch.sigmoid(scores + bias)),
+        (ConSmax(ceiling=100.0), {"beta": -bias, "gamma": 1.0}, torch.exp(scores + bias).clamp(max=100.0)),
+    ):
+        result = softmaxkit.attention(query, key, torch.ones(1, 1, 1024, 1), spec, **numbers)
+        assert (result / weights.sum(-1, keepdim=True) - 1).abs().max() < 0.025

@@ -22,9 +22,10 @@ LEVEL_ERROR = 0.05
 """Relative error of the smallest level's weight above which two-byte weights are used."""
 EXPONENTIAL_STEP = 1 / 16
 """Step of the finest table of exponentials, in nats; from 127 steps on, exp(-7.9), weights are 0."""
-ANCHORS = np.arange(-8, 6.5, 0.5)
+ANCHORS = np.arange(-8, 6.125, 0.125)
 """Anchors of the logistic function: below the first it is an exponential, within 0.04%, and from the last on it is 1,
-within 0.25%. A table of an anchor above 0 has twice the step of the others, and so reaches as far below 0."""
+within 0.25%. A table of an anchor above 0 has twice the step of the others, and so reaches as far below 0. Where 16 bits
+do not reach up to the next anchor, its table serves with the largest score as anchor, so that anchors must be close."""
 
 
 @dataclass(frozen=True)
