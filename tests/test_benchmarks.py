@@ -19,6 +19,7 @@ TIMED = {
     "cache": "--context 32 --tokens 2 --layers 1 --heads 2 --key-heads 1",
     "paged_cache": "--sequences 2 --tokens 48 --heads 2 --key-heads 1 --channels 32 --block-sizes 16 32",
     "integer_mode": "--windows 2 --context 8",
+    "training": "--context 32 --layers 1 --heads 2 --key-heads 1",
 }
 
 
@@ -39,16 +40,16 @@ def test_what_is_timed(
     environment = dict(os.environ)
     record = record_of(name, [*TIMED[name].split(), "--rounds", "2", "--threads", "1"], tmp_path, monkeypatch)
     assert {name: record["inputs"][name] for name in ("rounds", "threads")} == {"rounds": 2, "threads": 1}
-    over = {"cache": "torch", "paged_cache": "contiguous", "integer_mode": "eager"}[name]
+    over = {"cache": "torch", "paged_cache": "contiguous", "integer_mode": "eager", "training": "sdpa"}[name]
     for result in record["results"]:
         low, middle, high = (result[f"time_over_{over}{end}"] for end in ("_low", "", "_high"))
         assert 0 < low <= middle <= high
         assert result["seconds_per_token" if name == "cache" else "seconds"] > 0
-    count = {"cache": 7, "paged_cache": 12, "integer_mode": 17}[name]
+    count = {"cache": 7, "paged_cache": 12, "integer_mode": 17, "training": 9}[name]
     assert len(record["results"]) == count
     printed = capsys.readouterr().out.splitlines()
     assert record["inputs"]["processor"]["name"] in printed[0]
-    assert len(printed[2:]) == (8 if name == "integer_mode" else count)
+    assert len(printed[2:]) == {"integer_mode": 8, "training": 4}.get(name, count)
     assert dict(os.environ) | {"SOFTMAXKIT_KERNELS": ""} == environment | {"SOFTMAXKIT_KERNELS": ""}
 
 

@@ -382,3 +382,15 @@ def test_integer_mode_in_the_docs() -> None:
         pattern = re.escape(phrase).replace(r"\{\}", r"([\d.]+)")
         (shown,) = re.findall(pattern, text)
         assert wrong([*shown], [min(ratios), max(ratios)]) == [], backend
+
+
+def test_training_in_the_docs() -> None:
+    sdpa, *measured = results("speed/training-xeon.json")
+    table = rows("docs/speed.md", "| training step |")
+    assert len(table) == len(measured) / 2
+    for (name, *cells), again, kept in zip(table, measured[::2], measured[1::2], strict=True):
+        assert name.split(",")[0].lower() == again["method"] == kept["method"]
+        figures = [x for r in (again, kept) for x in (r["time_over_sdpa"], r["kept_bytes"] / 2**20)]
+        assert wrong(cells, figures) == []
+    text = (ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+    assert f"sdpa {sdpa['kept_bytes'] / 2**20:.0f} MiB" in " ".join(text.split())

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from softmaxkit.fused_attention.native import attend_natively
 from softmaxkit.fused_attention.prepared import prepare
-from softmaxkit.fused_attention.torch_attention import attend_by_stripes, scaled_dot_product
+from softmaxkit.fused_attention.torch_attention import attend_by_stripes, row_kernel, scaled_dot_product
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.methods.base.numbers import normalise_with
+from softmaxkit.methods.base.numbers import learned_tensors, normalise_with
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
@@ -80,8 +80,12 @@ def attention(
     elif mode == "float" and module.softmax_base is not None:
         result = scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, factor)
     else:
-        normalise = normalise_with(module, parameters)
-        result = attend_by_stripes(normalise, query, key, value, mask, bias, dropout_p, is_causal, factor)
+        given = query, key, value, mask, bias, dropout_p, is_causal, factor
+        if (rows := row_kernel(call, query)) is not None:
+            result = attend_by_stripes(rows, *given)
+        else:
+            learned = tuple(learned_tensors(module, parameters).values())
+            result = attend_by_stripes(normalise_with(module, parameters), *given, learned)
     return result if dimensions == 4 else result[(0,) * (4 - dimensions)]
 
 

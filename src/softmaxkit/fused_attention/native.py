@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -21,7 +20,6 @@ from softmaxkit.kernels.launch import untraced
 from softmaxkit.kernels.native_attention import attend
 from softmaxkit.kernels.operator import operator
 from softmaxkit.kernels.row_call import RowCall
-from softmaxkit.kernels.rows import are_few_levels
 
 
 def attend_natively(
@@ -144,13 +142,4 @@ def _attend_by_torch(
     given = query, key, value, mask, bias, 0.0, is_causal, scale
     if call.form == "softmax":
         return scaled_dot_product(call.base, *given).contiguous()
-    if call.form == "levels":
-        kernel = "levels" if all(map(are_few_levels, call.entries)) else "level_table"
-        heads = tuple(RowCall(kernel, (clip, list(x))) for clip, x in zip(call.clips, call.entries, strict=True))
-        rows = heads[0] if len(heads) == 1 else RowCall(kernel, heads=heads)
-    elif call.form == "exponential":
-        rows = RowCall("exponential", (call.offset, call.limit, math.e))
-    else:
-        assert call.offset is not None
-        rows = RowCall("logistic", (-call.offset,))
-    return attend_by_stripes(rows.run, *given).contiguous()
+    return attend_by_stripes(RowCall.of_attention(call), *given).contiguous()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmaxkit.fused_attention.torch_attention import without_autocast
+from softmaxkit.fused_attention.autocast import without_autocast
 from softmaxkit.kernels.attention import (
     attention_scale,
     check_mask_device,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from softmaxkit.fused_attention.autocast import autocast
 from softmaxkit.fused_attention.choice import choose
-from softmaxkit.fused_attention.torch_attention import has_autocast, is_bias, without_repetition
+from softmaxkit.fused_attention.torch_attention import is_bias, without_repetition
 from softmaxkit.kernels.attention import (
     AttentionCall,
     attention_scale,
@@ -21,13 +22,10 @@ from softmaxkit.kernels.attention import (
     is_number,
 )
 from softmaxkit.kernels.backends import Choice, is_in_graph
-from softmaxkit.kernels.codes import Cached
 from softmaxkit.masks import attended_by, unexpanded_mask
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import attention_call_with, module_for
 from softmaxkit.methods.base.spec import Spec
-
-Operand = TypeVar("Operand", bound=Tensor | Cached)
 
 
 class Prepared(NamedTuple):
@@ -97,19 +95,6 @@ def prepare(
     with_numbers = attention_call_with(module, parameters) if mode == "float" else None
     call, choice = choose(module, query, key, value, bias, dropout_p, factor, with_numbers)
     return Prepared(query, key, value, mask, bias, factor, module, call, choice)
-
-
-def autocast(query: Tensor, key: Operand, value: Operand) -> tuple[Tensor, Operand, Operand]:
-    """Return queries, keys and values in the dtype of autocast where it is on, as for torch's attention; codes stay."""
-    kind = query.device.type
-    if not has_autocast(kind) or not torch.is_autocast_enabled(kind):
-        return query, key, value
-    dtype, narrow = torch.get_autocast_dtype(kind), (torch.float32, torch.bfloat16, torch.float16)
-
-    def cast(x: Any) -> Any:
-        return x.to(dtype) if isinstance(x, Tensor) and x.dtype in narrow else x
-
-    return cast(query), cast(key), cast(value)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:

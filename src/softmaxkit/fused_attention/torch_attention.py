@@ -3,40 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from softmaxkit.kernels.backends import is_in_graph
+from softmaxkit.fused_attention.autocast import without_autocast
+from softmaxkit.fused_attention.recomputed import attend_again
+from softmaxkit.fused_attention.stripes import Normalise, Stripes
+from softmaxkit.kernels.attention import AttentionCall
+from softmaxkit.kernels.backends import is_in_graph, pick
 from softmaxkit.kernels.codes import Cached
+from softmaxkit.kernels.row_call import RowCall
 from softmaxkit.masks import expand_mask, unexpanded_mask
 from softmaxkit.methods.base.stripes import is_eager
 
 STRIPE = 1 << 22
 """Maximum number of scores in memory at once, apart from those kept for gradients."""
 
-KEPT = 1 << 27
-"""Number of scores up to which gradients keep all of them; more are computed again, 1.7 times as long."""
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def has_autocast(kind: str) -> bool:
-    """Return whether a type of device has autocast; Dynamo of torch 2.9 does not trace the question."""
-    return torch.amp.is_autocast_available(kind)
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which products keep the dtype of their operands, which autocast would narrow."""
-    return torch.autocast(device.type, enabled=False) if has_autocast(device.type) else nullcontext()
+KEPT = 1 << 24
+"""Number of scores up to which gradients keep all of them on the CPU; to compute more of them again takes about as long
+as to write them to new memory."""
+KEPT_ON_CARDS = 1 << 27
+"""The same on other devices, where it takes longer."""
 
 
 def attend_by_stripes(
-    normalise: Callable[[Tensor, Tensor | None], Tensor],
+    normalise: Normalise | RowCall,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -45,58 +39,43 @@ def attend_by_stripes(
     dropout_p: float,
     is_causal: bool,
     scale: float,
+    learned: Sequence[Tensor] = (),
+    kept: int | None = None,
 ) -> Tensor:
-    """Compute attention with any function that normalises (scores, mask); arguments as in `attention`.
+    """Compute attention with any function that normalises (scores, mask), or a kernel; arguments as in `attention`.
 
-    Scores and weights are at least float32, under autocast too. Source: Rabe & Staats 2021, arXiv 2112.05682.
+    Scores and weights are at least float32, under autocast too. `learned` are tensors that a function uses and that may
+    require gradients. Up to `kept` scores, gradients keep all of them, by default `KEPT` or `KEPT_ON_CARDS`.
 
     Raises:
         ValueError: the mask or the bias does not broadcast to the scores.
     """
     batch, heads, queries = query.shape[:3]
-    shape, key_heads, dtype = (batch, heads, queries, key.shape[2]), key.shape[1], query.dtype
+    shape, dtype = (batch, heads, queries, key.shape[2]), query.dtype
     mask, bias = (None if x is None else unexpanded_mask(x, shape) for x in (mask, bias))
     wide = torch.promote_types(dtype, torch.float32)
-    query, key, value = query.to(wide) * scale, key.to(wide).mT, value.to(wide)
-    rows = max(1, STRIPE // max(1, batch * heads * key.shape[3]))
-
-    def attend(first: int, stripe: Tensor, attended: Tensor | None, added: Tensor | None) -> Tensor:
-        count = stripe.shape[2]
-        keys = min(first + count, shape[3]) if is_causal else shape[3]  # that any of these queries attends to
-        # Query heads that share a key head form one matrix, so that keys are not copied for each of them.
-        together = heads // key_heads * count
-        scores = (stripe.reshape(batch, key_heads, together, stripe.shape[3]) @ key[..., :keys]).reshape(
-            *shape[:2], count, keys
-        )
-        if added is not None:
-            scores = scores + added[..., :keys]
-        if is_causal:
-            attended = torch.ones(count, keys, dtype=torch.bool, device=scores.device).tril(first)
-        probabilities = functional.dropout(normalise(scores, attended), dropout_p)
-        output = probabilities.reshape(batch, key_heads, together, keys) @ value[:, :, :keys]
-        return output.reshape(batch, heads, count, value.shape[3])
-
-    run: Callable[..., Tensor] = attend
-    is_large = math.prod(shape) > KEPT and queries > rows
-    if torch.is_grad_enabled() and is_large and is_eager():
-        run = partial(checkpoint, attend, use_reentrant=False, preserve_rng_state=bool(dropout_p))
-    firsts = range(0, queries, rows)
-    stripes = zip(firsts, *(_stripes(x, rows, len(firsts)) for x in (query, mask, bias)), strict=True)
+    operands = query.to(wide) * scale, key.to(wide), value.to(wide), bias
+    rows = max(1, STRIPE // max(1, batch * heads * key.shape[2]))
+    stripes = Stripes(normalise, learned, rows, mask, is_causal, dropout_p)
+    if kept is None:
+        kept = KEPT if query.device.type == "cpu" else KEPT_ON_CARDS
+    is_again = has_gradients(*operands, *stripes.trained) and math.prod(shape) > kept
     with without_autocast(query.device):
-        if torch.is_grad_enabled() or not is_eager():
-            output = torch.cat([query.new_zeros(batch, heads, 0, value.shape[3]), *(run(*x) for x in stripes)], dim=2)
-        else:  # outputs that stay between the scores of stripes would keep the memory of all of these in use
-            output = query.new_empty(batch, heads, queries, value.shape[3])
-            for part, stripe in zip(output.split(rows, dim=2), stripes, strict=False):
-                part.copy_(run(*stripe))
+        output = (attend_again if is_again else Stripes.output)(stripes, *operands)
     return zero_fully_masked(output, mask).to(dtype)
 
 
-def _stripes(tensor: Tensor | None, rows: int, count: int) -> Sequence[Tensor | None]:
-    """Split the queries of a tensor, or of a mask that may have one row for all of them, into `count` stripes."""
-    if tensor is None or count < 2 or tensor.shape[2] == 1:
-        return [tensor] * count
-    return list(tensor.split(rows, dim=2))  # unlike slices, whose gradients would be as large as the whole, each
+def row_kernel(call: AttentionCall | None, query: Tensor) -> RowCall | None:
+    """Return the kernel that computes an attention's weights from whole scores; None if none runs on such tensors."""
+    if call is None or call.form == "softmax":
+        return None
+    rows = RowCall.of_attention(call)
+    return rows if pick(rows, query[:0].to(torch.promote_types(query.dtype, torch.float32))).kernel else None
+
+
+def has_gradients(*operands: Tensor | None) -> bool:
+    """Return whether a result of these tensors will have gradients, computed at once and not in a graph."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in operands) and is_eager()
 
 
 def scaled_dot_product(

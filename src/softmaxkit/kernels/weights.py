@@ -24,8 +24,8 @@ EXPONENTIAL_STEP = 1 / 16
 """Step of the finest table of exponentials, in nats; from 127 steps on, exp(-7.9), weights are 0."""
 ANCHORS = np.arange(-8, 6.125, 0.125)
 """Anchors of the logistic function: below the first it is an exponential, within 0.04%, and from the last on it is 1,
-within 0.25%. A table of an anchor above 0 has twice the step of the others, and so reaches as far below 0. Where 16 bits
-do not reach up to the next anchor, its table serves with the largest score as anchor, so that anchors must be close."""
+within 0.25%. A table of an anchor above 0 has twice the step of the others, and so reaches as far below 0. Where 16
+bits do not reach up to the next anchor, its table serves with the largest score as anchor: anchors must be close."""
 
 
 @dataclass(frozen=True)

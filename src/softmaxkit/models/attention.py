@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import sdpa_mask
 
-from softmaxkit.fused_attention.torch_attention import without_autocast
+from softmaxkit.fused_attention.autocast import without_autocast
 from softmaxkit.masks import attended_by
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.rows import attended_keys, masked_softmax
-from softmaxkit.models.fused_path import fused_output, prefers_kernel, reasons_against_fused
+from softmaxkit.methods.base.stripes import is_eager
+from softmaxkit.models.fused_path import fused_output, needs_probabilities, prefers_kernel, reasons_against_fused
 from softmaxkit.models.running import OfThread, warn_once
+from softmaxkit.models.trained_path import trained_output
 
 NAME = "softmaxkit"
 """Name of the attention function, of the mask function, and of the submodule added to attention layers."""
@@ -99,7 +101,7 @@ def attention_forward(
 
     Returns:
         The output, (batch, queries, heads, channels), and the probabilities, (batch, heads, queries, keys), or None
-        if a fused kernel ran, which does not compute them.
+        if a fused kernel ran, which does not compute them, or if gradients were not to keep them.
 
     Raises:
         UnsupportedError: the model uses attention sinks, sparse attention or a paged cache.
@@ -132,12 +134,24 @@ def attention_forward(
             scaling,
             is_causal,
             dropout if module.training else 0.0,
-            reasons_against_fused(softcap, position_bias, attention_mask, bool(kwargs.get("output_attentions"))),
+            reasons_against_fused(softcap, position_bias, attention_mask, needs_probabilities(kwargs)),
         )
         if output is not None:
             return output.transpose(1, 2).contiguous(), None
     if method is not None and module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         _warn_if_frozen(method)
+    if method is not None and watcher is None and softcap is None and is_eager() and not needs_probabilities(kwargs):
+        output = trained_output(
+            method,
+            (query, key, value),
+            attention_mask,
+            position_bias,
+            scaling,
+            is_causal,
+            dropout if module.training else 0.0,
+        )
+        if output is not None:
+            return output.transpose(1, 2).contiguous(), None
     if softmax is None and not exact and quantisation_of(module) == NAME:
         _warn_of_no_method(module)
     groups = query.shape[1] // key.shape[1]

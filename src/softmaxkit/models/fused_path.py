@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,9 +14,9 @@ try:
 except ImportError:  # transformers before 5.1 passes output_attentions to every layer
     output_capturing = None  # type: ignore[assignment]
 
+from softmaxkit.fused_attention.autocast import autocast
 from softmaxkit.fused_attention.call import fused
 from softmaxkit.fused_attention.choice import choice_for_values, choose
-from softmaxkit.fused_attention.prepared import autocast
 from softmaxkit.fused_attention.torch_attention import scaled_dot_product
 from softmaxkit.kernels.backends import Choice, only_torch, runs_on_gpu
 from softmaxkit.methods.base.module import SoftmaxModule
@@ -99,7 +99,7 @@ def fused_output(
 
 
 def reasons_against_fused(
-    softcap: float | None, bias: Tensor | None, mask: Tensor | None, output_attentions: bool
+    softcap: float | None, bias: Tensor | None, mask: Tensor | None, with_probabilities: bool
 ) -> list[str]:
     """Return the reasons why a layer's call cannot run as fused attention, apart from those due to its tensors."""
     reasons = []
@@ -107,13 +107,17 @@ def reasons_against_fused(
         reasons.append("the model caps its scores")
     if bias is not None or (mask is not None and mask.dtype != torch.bool):
         reasons.append("a bias or an additive mask is added to the scores")
-    if output_attentions or _are_captured():
+    if with_probabilities:
         reasons.append("output_attentions needs the probabilities, which a fused kernel does not compute")
     return reasons
 
 
-def _are_captured() -> bool:
+def needs_probabilities(arguments: Mapping[str, Any]) -> bool:
     """Return whether the running model collects attention probabilities; not every layer receives the argument."""
+    return bool(arguments.get("output_attentions")) or _are_captured()
+
+
+def _are_captured() -> bool:
     collector = getattr(output_capturing, "_active_collector", None)
     if torch.compiler.is_dynamo_compiling() and not getattr(collector, "compiling", True):
         return bool(_are_captured_outside())

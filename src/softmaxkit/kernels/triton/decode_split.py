@@ -69,12 +69,11 @@ def decode_split(
     value_steps += key_head * value_step_h
     most = tl.full([ROWS], float("-inf"), dtype=tl.float32)
     number = tl.load(of_heads + batch * heads_b + head * heads_h + row_query * heads_q, mask=is_row, other=1.0)
-    number = number[:, None]
     rate = 1.0
     shift = number
     if FORM == "levels" and not ONLY_HIGHEST:
-        rate = 1.0 / number
-        shift = tl.load(given + row_place, mask=is_row, other=0.0)[:, None] * rate - limit
+        shift = tl.load(given + row_place, mask=is_row, other=0.0) / number - limit
+        rate = (1.0 / number)[:, None]
     sums = tl.zeros([ROWS], dtype=tl.float32)
     first, last = keys_of_part(lengths, batch, split, splits, share, keys, COUNTED, COLUMNS)
     for start in tl.range(first, last, COLUMNS, num_stages=STAGES):
@@ -123,7 +122,7 @@ def decode_split(
                 rescale = tl.exp2(most - base)
                 sums = sums * rescale
             else:
-                weights, _ = weigh(scores * rate - shift, limit, number, FORM, FROM_ZERO)
+                weights, _ = weigh(scores * rate - shift[:, None], limit, number[:, None], FORM, FROM_ZERO)
             weights = tl.where(seen, weights, 0.0)
             sums += tl.sum(weights, 1)
             codes = load_units(value, page * value_b + place_there * value_t, is_there, VALUE_UNITS, VALUE_WIDTH)

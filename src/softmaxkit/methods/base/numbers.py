@@ -171,7 +171,7 @@ def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxMod
 
 def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Return a module's forward that uses the tensors in `numbers` as its parameters, so that they get gradients."""
-    learned = _learned(module, numbers)
+    learned = learned_tensors(module, numbers)
     if not learned:
         return module
     if not is_in_graph():  # the call swaps parameters, but other threads may use the module too
@@ -182,10 +182,11 @@ def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callabl
 
 def attention_call_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> AttentionCall | None:
     """Return a module's attention call that uses the tensors in `numbers` as its parameters, so they get gradients."""
-    return module.attention_call(**_learned(module, numbers))
+    return module.attention_call(**learned_tensors(module, numbers))
 
 
-def _learned(module: SoftmaxModule, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
+def learned_tensors(module: SoftmaxModule, numbers: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors in `numbers` as a module's parameters, by name."""
     return module.learned({key: x for key, x in numbers.items() if isinstance(x, Tensor)})
 
 
