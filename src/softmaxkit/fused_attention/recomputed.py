@@ -55,6 +55,8 @@ def _attend(stripes: Stripes, *operands: Tensor | None) -> Tensor:
 
 
 class _Recomputed(torch.autograd.Function):
+    """Keeps the operands, whose scores and weights its gradient computes again."""
+
     @staticmethod
     def forward(
         ctx: Any, stripes: Stripes, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, *learned: Tensor
@@ -108,5 +110,5 @@ def _gradients(
         if of_bias is not None:
             stripe_of_bias = part(of_bias, ALL, ALL, queries, keys)
             stripe_of_bias += of_scores.sum_to_size(stripe_of_bias.shape)
-    of_operands = of_query, of_keys.view(key.shape), of_values.view(value.shape), of_bias
+    of_operands = of_query, of_keys.unflatten(0, key.shape[:2]), of_values.unflatten(0, value.shape[:2]), of_bias
     return *of_operands, *of_learned

@@ -77,14 +77,14 @@ class Stripes:
 
     def outputs(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Iterator[Tensor]:
         """Yield the output of each stripe, (batch, heads, queries of the stripe, value channels)."""
-        matrices, memory = key.flatten(0, 1), self.memory(query, key)
+        memory = self.memory(query, key)
+        keys_of, values_of = key.flatten(0, 1), value.flatten(0, 1)
         for queries, keys in self.places(query.shape[2], key.shape[2]):
-            stripe = query[:, :, queries]
-            scores = products(stripe, matrices[:, keys].mT, memory)
+            scores = products(query[:, :, queries], keys_of[:, keys].mT, memory)
             if bias is not None:
                 scores = scores + part(bias, ALL, ALL, queries, keys)
             weights = self.weights(scores, queries, keys)
-            yield products(weights, value.flatten(0, 1)[:, keys])
+            yield products(weights, values_of[:, keys])
 
     def output(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         """Return the output, (batch, heads, queries, value channels)."""
