@@ -105,6 +105,23 @@ def test_dtypes(dtype: torch.dtype, again: Callable[[bool], None]) -> None:
     assert_alike(results[1], results[0], 1e-12 if dtype == torch.float64 else 0.01)
 
 
+@pytest.mark.parametrize(("spec", "numbers"), METHODS[2:5], ids=lambda x: x.name if isinstance(x, Spec) else "")
+@pytest.mark.parametrize("without", ["float64", "integer mode", "kernels"])
+def test_gradients_reach_numbers_where_no_row_kernel_runs(
+    spec: Spec, numbers: dict[str, Any], without: str, again: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if without == "kernels":
+        monkeypatch.setattr("softmaxkit.fused_attention.call.row_kernel", lambda call, query: None)
+    how = {"mode": "integer"} if without == "integer mode" else {}
+    results = []
+    for computes in (False, True):
+        again(computes)
+        inputs = operands(dtype=torch.float64 if without == "float64" else torch.float32)
+        results.append(gradients(spec, numbers, inputs, how))
+    assert all(x.any() for x in results[0])
+    assert_alike(results[1], results[0])
+
+
 @pytest.mark.parametrize("spec", [Exaq(), ConSmax()], ids=str)
 def test_the_integer_mode_has_its_straight_through_gradients(spec: Spec, again: Callable[[bool], None]) -> None:
     numbers = {"clip": -4.0} if isinstance(spec, Exaq) else {"beta": 1.5, "gamma": 2.0}

@@ -12,7 +12,7 @@ from softmaxkit.fused_attention.torch_attention import attend_by_stripes, row_ke
 from softmaxkit.kernels.attention import AttentionCall
 from softmaxkit.kernels.backends import Choice
 from softmaxkit.kernels.codes import Cached
-from softmaxkit.methods.base.numbers import learned_tensors, normalise_with
+from softmaxkit.methods.base.numbers import learned_tensors, normalise_by
 from softmaxkit.methods.base.spec import Spec, check_spec
 
 
@@ -80,12 +80,10 @@ def attention(
     elif mode == "float" and module.softmax_base is not None:
         result = scaled_dot_product(module.softmax_base, query, key, value, mask, bias, dropout_p, is_causal, factor)
     else:
+        learned = learned_tensors(module, parameters)
+        normalise = row_kernel(call, query) or normalise_by(module, learned)
         given = query, key, value, mask, bias, dropout_p, is_causal, factor
-        if (rows := row_kernel(call, query)) is not None:
-            result = attend_by_stripes(rows, *given)
-        else:
-            learned = tuple(learned_tensors(module, parameters).values())
-            result = attend_by_stripes(normalise_with(module, parameters), *given, learned)
+        result = attend_by_stripes(normalise, *given, tuple(learned.values()))
     return result if dimensions == 4 else result[(0,) * (4 - dimensions)]
 
 

@@ -66,6 +66,4 @@ def trained_output(
     if method.mode != "integer" and method.softmax_base is not None:
         return scaled_dot_product(method.softmax_base, *given)
     rows = None if method.mode == "integer" else row_kernel(method.attention_call(), query)
-    if rows is None:
-        return attend_by_stripes(method, *given, learned, kept=KEPT)
-    return attend_by_stripes(rows, *given, kept=KEPT)
+    return attend_by_stripes(rows or method, *given, learned, KEPT)

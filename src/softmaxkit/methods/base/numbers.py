@@ -171,7 +171,11 @@ def without_gradients(module: SoftmaxModule, device: torch.device) -> SoftmaxMod
 
 def normalise_with(module: SoftmaxModule, numbers: Mapping[str, Any]) -> Callable[..., Tensor]:
     """Return a module's forward that uses the tensors in `numbers` as its parameters, so that they get gradients."""
-    learned = learned_tensors(module, numbers)
+    return normalise_by(module, learned_tensors(module, numbers))
+
+
+def normalise_by(module: SoftmaxModule, learned: dict[str, Tensor]) -> Callable[..., Tensor]:
+    """Return a module's forward that uses these tensors, as `learned_tensors` returns them, as its parameters."""
     if not learned:
         return module
     if not is_in_graph():  # the call swaps parameters, but other threads may use the module too
