@@ -25,7 +25,7 @@ import triton
 from triton.compiler.errors import CompilationError
 
 from machine_code import SHARED_MEMORY, TENSOR_MEMORY, Compiled, compiling_for
-from softmaxkit.kernels.triton import attention, blocks, decode, rows
+from softmaxkit.kernels.triton import attention, blocks, decode, quotients, rows
 from softmaxkit.kernels.triton import integers as table_integers
 
 BY_EXPONENTIAL = AttentionCall.by_exponential(torch.tensor(1.0), 1.0)
@@ -40,10 +40,10 @@ CAPABILITIES = [pytest.param(80, marks=pytest.mark.slow), pytest.param(86, marks
 @pytest.fixture(autouse=True)
 def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let launches pass that have tensors on the CPU."""
-    for module in (attention, decode, rows, table_integers):
+    for module in (attention, decode, rows, table_integers, quotients):
         monkeypatch.setattr(module, "on_device_of", lambda tensor: contextlib.nullcontext())
     monkeypatch.setattr(integers, "runs_on_gpu", lambda device: True)
-    for name in ("exact", "exaq", "index", "softermax"):
+    for name in ("exact", "softermax"):
         module = __import__(f"softmaxkit.methods.{name}.triton", fromlist=["on_device_of"])
         monkeypatch.setattr(module, "on_device_of", lambda tensor: contextlib.nullcontext())
 

@@ -48,9 +48,11 @@ class ExaqCall(KernelCall):
         return (kernels.IntegerExaq(*scores, *tables, self.places, self.limit, self.step),)
 
     def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        from softmaxkit.methods.exaq.triton import run
+        from softmaxkit.kernels.triton.quotients import Quotients, run_quotients
 
-        return run(self, scores, mask)
+        of_scores = (self.scale, self.lowest, self.highest)
+        tables = (self.thresholds, self.exponentials, self.reciprocal)
+        return run_quotients(self, Quotients(*of_scores, *tables, self.places, self.limit, self.step), scores, mask)
 
 
 def integer_call(spec: Exaq, constants: ExaqConstants) -> IntegerCall | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +41,22 @@ class IndexCall(KernelCall):
     fraction_bits: int
     one: int
 
+    @cached_property
+    def entries_by_distance(self) -> list[int]:
+        """Table entries by distance from the highest code."""
+        return [self.entries[level] for level in self.levels]
+
     def _parameters(self, kernels: ModuleType) -> tuple[Any, ...]:
         scores = (self.scale, self.lowest, self.highest)
         reciprocal = native_reciprocal(kernels, self.reciprocal)
         return (kernels.IntegerIndex(*scores, self.levels, self.entries, reciprocal, self.fraction_bits, self.one),)
 
     def _run_on_gpu(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        from softmaxkit.methods.index.triton import run
+        from softmaxkit.kernels.triton.quotients import Quotients, run_quotients
 
-        return run(self, scores, mask)
+        of_scores = (self.scale, self.lowest, self.highest)
+        tables = ((), self.entries_by_distance, self.reciprocal)
+        return run_quotients(self, Quotients(*of_scores, *tables, self.fraction_bits, self.one, None), scores, mask)
 
 
 def integer_call(spec: Index, constants: Constants) -> IndexCall | None:
