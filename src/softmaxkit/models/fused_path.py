@@ -36,9 +36,14 @@ def watching_choices(watcher: ChoiceWatcher) -> AbstractContextManager[None]:
 
 def prefers_kernel(method: SoftmaxModule, query: Tensor) -> bool:
     """Return whether to try a fused kernel; on GPUs in mode "float" too, where kernels have the same precision."""
-    if method.observed or method._forward_hooks or method._forward_pre_hooks:
-        return False  # calibration or a hook needs the scores and probabilities
+    if needs_scores(method):
+        return False
     return method.mode == "fused" or _choice_watcher.get() is not None or _is_float_on_gpu(method, query)
+
+
+def needs_scores(method: SoftmaxModule) -> bool:
+    """Return whether calibration or a hook needs the scores and probabilities of a method."""
+    return bool(method.observed or method._forward_hooks or method._forward_pre_hooks)
 
 
 def _is_float_on_gpu(method: SoftmaxModule, query: Tensor) -> bool:

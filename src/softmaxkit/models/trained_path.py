@@ -16,6 +16,7 @@ from softmaxkit.fused_attention.torch_attention import (
 )
 from softmaxkit.methods.base.module import SoftmaxModule
 from softmaxkit.methods.base.numbers import is_sharded
+from softmaxkit.models.fused_path import needs_scores
 
 KEPT = 1 << 21
 """Number of scores of a layer up to which its gradients keep all of them, as the plain path of `attention_forward` does
@@ -48,8 +49,8 @@ def trained_output(
         The output, (batch, heads, queries, channels), or None.
     """
     query, key, value = tensors
-    if method.observed or method._forward_hooks or method._forward_pre_hooks:
-        return None  # calibration or a hook needs the scores and probabilities
+    if needs_scores(method):
+        return None
     if any(type(x) not in (Tensor, nn.Parameter) or x.dtype not in (torch.float32, torch.float64) for x in tensors):
         return None
     if query.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
